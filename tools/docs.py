@@ -4,6 +4,7 @@ The sidebar has one section a floor. The build fails on a broken link, on a plac
 project has no address."""
 import argparse, html, json, os, re, shutil, subprocess, sys
 from pathlib import Path
+from urllib.parse import unquote
 
 FLOORS = ((10, "The nouns"), (20, "Data and models"), (50, "Attribution"), (70, "Evaluation"), (80, "Running and seeing"), (100, "Beyond one image"))
 FOLDERS = ("tutorials", "Tutorials"), ("reproductions", "Reproductions")
@@ -58,7 +59,7 @@ def broken_links(site):
     for page in sorted(site.rglob("*.html")):
         text = re.sub(r"<(script|style)\b.*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.S)
         for link in re.findall(r'(?:href|src)="([^"]*)"', text):
-            path = link.split("#")[0].split("?")[0]
+            path = unquote(html.unescape(link).split("#")[0].split("?")[0])
             if not path or re.match(r"[a-z]+:|//", path): continue
             target = site/path.lstrip("/") if path.startswith("/") else page.parent/path
             if not target.exists(): yield page.relative_to(site).as_posix(), link

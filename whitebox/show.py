@@ -69,17 +69,17 @@ def png(
     rows = b"".join(b"\0" + row.tobytes() for row in a)
     return Png(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b""))
 
-# %% ../nbs/09_show.ipynb #94a063d2
+# %% ../nbs/09_show.ipynb #8e15c9df
 def img(
-    array,            # uint8 [H,W] or [H,W,3]
+    picture,          # uint8 [H,W] or [H,W,3], or the Png of one
     alt: str,         # what is to be seen, in words
     width: int = 0,   # shown width in CSS pixels; 0: as many as the picture has
 ) -> str:             # an <img> element that needs no other file
     "A picture inside a page."
-    high, wide = array.shape[:2]
-    width = width or wide
-    return (f'<img decoding=sync alt="{html.escape(alt)}" width={width} height={round(width * high / wide)} '
-            f'src="data:image/png;base64,{base64.b64encode(png(array)).decode()}">')
+    data = picture if isinstance(picture, Png) else png(picture)
+    wide, high = struct.unpack(">II", data[16:24])
+    return (f'<img decoding=sync alt="{html.escape(alt)}" width={width or wide} height={round((width or wide) * high / wide)} '
+            f'src="data:image/png;base64,{base64.b64encode(data).decode()}">')
 
 # %% ../nbs/09_show.ipynb #6d60d1d2
 def rgb(
@@ -192,7 +192,7 @@ def left(
     odd = (torch.arange(h)[:, None] + torch.arange(w)) % 2
     return torch.where(gone.detach().cpu().view(n, h, w, 1), torch.tensor(CHECKER, dtype=torch.uint8)[odd], rgb(x))
 
-# %% ../nbs/09_show.ipynb #38f604b8
+# %% ../nbs/09_show.ipynb #b060f9d4
 HOUSE = {"font.family": ["DejaVu Sans"], "font.size": 11, "axes.titlesize": 12, "axes.titleweight": "bold",
          "axes.titlelocation": "left", "axes.labelsize": 11, "xtick.labelsize": 11, "ytick.labelsize": 11,
          "legend.fontsize": 11, "figure.dpi": 72, "savefig.dpi": 72, "svg.fonttype": "none", "svg.hashsalt": "whitebox",
@@ -204,9 +204,11 @@ def still(
 ) -> Png:    # 72 dots an inch
     "A figure as picture bytes; the same figure gives the same bytes."
     from matplotlib import rc_context
-    out = io.BytesIO()
-    with rc_context(HOUSE): fig.savefig(out, format="png", dpi=72, metadata={"Software": None})
-    return Png(out.getvalue())
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    fig.set_dpi(72)
+    canvas = FigureCanvasAgg(fig)
+    with rc_context(HOUSE): canvas.draw()
+    return png(np.asarray(canvas.buffer_rgba())[..., :3])
 
 def wrapped(
     title: str,
