@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'GLYPHS', 'DISTRACTORS', 'RING', 'APART', 'as_bytes', 'as_values', 'visible', 'place', 'stamp', 'Shapes',
-           'parts', 'box', 'planted_split', 'check_world', 'evidence', 'corners', 'far', 'rows', 'log_rest',
-           'TwoObjects', 'gaussian_posterior', 'mnist_statistics', 'GaussianWorld', 'pictures_of']
+           'TwoObjects', 'gaussian_posterior', 'mnist_statistics', 'GaussianWorld']
 
 # %% ../../nbs/12_planted.ipynb #263885b9
 from dataclasses import dataclass
@@ -23,22 +22,23 @@ from .sources import Source
 from ..errors import BadShape, BadValue
 from ..value import stable_seed
 
-# %% ../../nbs/12_planted.ipynb #cce796e7
+# %% ../../nbs/12_planted.ipynb #70ffe6ad
 def as_bytes(v: np.ndarray, low: float, high: float) -> Tensor:
     "Values from `low` to `high` as bytes; what lies outside is clipped."
     return torch.from_numpy(np.clip(np.rint((v - low) / (high - low) * 255), 0, 255).astype(np.uint8))
 
 def as_values(x: Tensor, low: float, high: float) -> Tensor:
     "The values that images in [0,1] stand for, float64."
-    return x.double() * (high - low) + low
+    return x.detach().cpu().double() * (high - low) + low
 
-def visible(x: Tensor, hidden: Tensor | None) -> Tensor:
-    "1 where a pixel is seen and 0 where it is hidden, float64 [N,H,W]."
-    n, _, h, w = x.shape
-    if hidden is None: return torch.ones(n, h, w, dtype=torch.float64)
-    if hidden.dtype != torch.bool or hidden.numel() != n * h * w:
-        raise BadShape(f"hidden is {hidden.dtype} {tuple(hidden.shape)}. Give bool {(n, h, w)}, True where not seen.")
-    return (~hidden).double().view(n, h, w)
+def visible(x: Tensor, hidden: Tensor | None, size: int) -> Tensor:
+    "1 where a pixel is seen and 0 where it is hidden, float64 [N,S,S]."
+    if x.shape[1:] != (1, size, size):
+        raise BadShape(f"x has shape {tuple(x.shape)}; images of this world are (N, 1, {size}, {size}). Give its own images.")
+    if hidden is None: return torch.ones(len(x), size, size, dtype=torch.float64)
+    if hidden.dtype != torch.bool or hidden.numel() != x.numel():
+        raise BadShape(f"hidden is {hidden.dtype} {tuple(hidden.shape)}. Give bool {(len(x), size, size)}, True where unseen.")
+    return (~hidden).cpu().double().reshape(-1, size, size)
 
 # %% ../../nbs/12_planted.ipynb #aae23d30
 CLASSES = "plus", "x", "L", "T"
@@ -103,7 +103,7 @@ def draw(
     v = self.background + lit + copy + masks["distractor"] + self.noise * rng.standard_normal(lit.shape)
     return planted_split(v, y, masks)
 
-# %% ../../nbs/12_planted.ipynb #5e5cefc9
+# %% ../../nbs/12_planted.ipynb #3eceaa9d
 def parts(n: int):
     "Names and sizes of the three splits."
     return ("train", n), ("valid", max(n // 4, 1)), ("test", n)
@@ -125,13 +125,13 @@ def check_world(world):
         if not 0 <= value <= high: raise BadValue(f"{name}.{field} is {value}. Give 0..{high}.")
     if world.noise == 0: raise BadValue(f"{name}.noise is 0; the exact answer divides by it. Give .01 to .3.")
     if not 14 <= world.size <= 256: raise BadValue(f"{name}.size is {world.size}. Give a side of 14 to 256 pixels.")
-    if world.n < 16: raise BadValue(f"{name}.n is {world.n}. Give at least 16, so that each class occurs.")
+    if world.n < 32: raise BadValue(f"{name}.n is {world.n}. Give at least 32, so that each class occurs.")
     if abs(getattr(world, "background", 0)) > .4:
         raise BadValue(f"{name}.background is {world.background}. Give -0.4..0.4.")
     if getattr(world, "redundancy", 0) and not world.distractors:
         raise BadValue(f"{name}.redundancy is {world.redundancy} without distractors. Give distractors=1 or more.")
 
-# %% ../../nbs/12_planted.ipynb #6c777ae6
+# %% ../../nbs/12_planted.ipynb #b40abfdd
 def evidence(v: Tensor, seen: Tensor, noise: float, patches: np.ndarray) -> Tensor:
     "Log-likelihood ratio of each patch at each corner of the seen values [N,S,S], float64 [N,T,S-4,S-4]."
     ratio = seen * (2 * v - 1) / (2 * noise ** 2)
@@ -149,7 +149,7 @@ def rows(weights: Tensor) -> Tensor:
     "Rows that sum to one; empty ones stay empty."
     return weights / weights.sum(-1, keepdim=True).clamp(min=1)
 
-# %% ../../nbs/12_planted.ipynb #7ebfbd0b
+# %% ../../nbs/12_planted.ipynb #940175bf
 @patch
 def exact(
     self: Shapes,
@@ -158,7 +158,7 @@ def exact(
 ) -> Tensor:                       # float64 [N,4]
     "Log posterior over the four classes."
     v = as_values(x, -1, 2)[:, 0] - self.background
-    e = evidence(v, visible(x, hidden), self.noise, np.concatenate([GLYPHS, DISTRACTORS])).flatten(2)
+    e = evidence(v, visible(x, hidden, self.size), self.noise, np.concatenate([GLYPHS, DISTRACTORS])).flatten(2)
     a, b = e[:, :4], e[:, 4:].logsumexp(1, keepdim=True) - np.log(2)     # [N,4,Z], [N,1,Z]
     if self.distractors == 0: return a.logsumexp(2).log_softmax(1)
     high = e.amax((1, 2), keepdim=True)
@@ -166,7 +166,7 @@ def exact(
     first = (1 - self.redundancy) * other + self.redundancy * (a - high).exp()
     return (a + log_rest(first, other, far(*[corners(self.size)] * 2), self.distractors)).logsumexp(2).log_softmax(1)
 
-# %% ../../nbs/12_planted.ipynb #5617c7e6
+# %% ../../nbs/12_planted.ipynb #2576a917
 def log_rest(
     first: Tensor,     # weight of the first distractor at each corner [N,C,Z]
     other: Tensor,     # weight of the second [N,1,Z]
@@ -213,7 +213,7 @@ def draw(
     v = decisive + decoy + self.noise * rng.standard_normal(decoy.shape)
     return planted_split(v, y, {"decisive": decisive, "decoy": decoy, "box": box(size, marked) + box(size, ring)})
 
-# %% ../../nbs/12_planted.ipynb #b2557084
+# %% ../../nbs/12_planted.ipynb #ce3a0a29
 @patch
 def exact(
     self: TwoObjects,
@@ -222,7 +222,7 @@ def exact(
 ) -> Tensor:                       # float64 [N,4]
     "Log posterior over the four classes."
     at, v = corners(self.size, top=5), as_values(x, -1, 2)[:, 0]
-    e = evidence(v, visible(x, hidden), self.noise, np.concatenate([GLYPHS, RING[None]]))
+    e = evidence(v, visible(x, hidden, self.size), self.noise, np.concatenate([GLYPHS, RING[None]]))
     a, ring = e[:, :4, 4:].flatten(2), e[:, 4:, :-4].flatten(2)
     other = (a - a.amax((1, 2), keepdim=True)).exp()
     other = self.rho * other + (1 - self.rho) * other.mean(1, keepdim=True)
@@ -270,7 +270,14 @@ class GaussianWorld(Source):
         return Images(*(Split((x * 255).round().clamp(0, 255).byte(), y) for x, y, _ in drawn),
                       tuple("0123456789"), self.label)
 
-# %% ../../nbs/12_planted.ipynb #16959f97
+# %% ../../nbs/12_planted.ipynb #c6d3540b
+def seen_as(y: Tensor, z: Tensor, sigma: float, rng) -> Tensor:
+    "Images [N,1,14,14] of classes and states, values -2..3 on 0..1."
+    s = mnist_statistics()
+    v = s["means"][y] + z @ s["directions"].T + sigma * torch.from_numpy(rng.standard_normal((len(y), 196)))
+    return ((v + 2) / 5).view(-1, 1, 14, 14)
+
+# %% ../../nbs/12_planted.ipynb #72ac34df
 @patch
 def sample(
     self: GaussianWorld,
@@ -280,21 +287,15 @@ def sample(
     "Images of this world with what made them."
     rng = np.random.RandomState(stable_seed("GaussianWorld", self.seed, *words))
     y, z = torch.from_numpy(rng.randint(0, 10, n)).long(), torch.from_numpy(rng.standard_normal((n, 8)))
-    return pictures_of(y, z, self.sigma, rng), y, z
+    return seen_as(y, z, self.sigma, rng), y, z
 
 @patch
 def twin(self: GaussianWorld, y: Tensor, z: Tensor, *words) -> Tensor:
     "The same scenes with fresh noise, [N,1,14,14]."
-    return pictures_of(y, z, self.sigma, np.random.RandomState(stable_seed("GaussianWorld twin", self.seed, *words)))
-
-def pictures_of(y: Tensor, z: Tensor, sigma: float, rng) -> Tensor:
-    "Images [N,1,14,14] of classes and states, values -2..3 on 0..1."
-    s = mnist_statistics()
-    v = s["means"][y] + z @ s["directions"].T + sigma * torch.from_numpy(rng.standard_normal((len(y), 196)))
-    return ((v + 2) / 5).view(-1, 1, 14, 14)
+    return seen_as(y, z, self.sigma, np.random.RandomState(stable_seed("GaussianWorld twin", self.seed, *words)))
 
 @patch
 def exact(self: GaussianWorld, x: Tensor, hidden: Tensor | None = None) -> Tensor:
     "Log posterior over the ten classes of images [N,1,14,14] in [0,1], float64 [N,10]."
-    s, v = mnist_statistics(), as_values(x, -2, 3)
-    return gaussian_posterior(v.flatten(1), visible(x, hidden).flatten(1), s["means"], s["directions"], self.sigma)
+    s, v, seen = mnist_statistics(), as_values(x, -2, 3), visible(x, hidden, 14)
+    return gaussian_posterior(v.flatten(1), seen.flatten(1), s["means"], s["directions"], self.sigma)
