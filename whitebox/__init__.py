@@ -1,1 +1,2 @@
+"Explain image classifiers, then measure the explanations."
 __version__ = "0.1.0"

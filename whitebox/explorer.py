@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'State', 'Picture', 'Curve', 'View', 'percent', 'says', 'probabilities', 'tried', 'random_orders', 'Cache',
-           'size_of', 'called', 'parts', 'imports', 'snippet', 'Explorer', 'default_methods', 'texts', 'has_layer',
-           'in_classes', 'mapped', 'pictures', 'where', 'notes', 'breaks', 'bold', 'stage', 'short', 'curve_svg',
-           'pixels', 'draw_curve', 'live', 'explore']
+           'size_of', 'called', 'parts', 'home', 'imports', 'snippet', 'Explorer', 'default_methods', 'texts',
+           'has_layer', 'in_classes', 'mapped', 'pictures', 'where', 'notes', 'breaks', 'bold', 'stage', 'short',
+           'curve_svg', 'pixels', 'draw_curve', 'live', 'explore']
 
 # %% ../nbs/74_explorer.ipynb #25a1209c
 import base64
@@ -21,7 +21,7 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 
-# %% ../nbs/74_explorer.ipynb #6c9e231f
+# %% ../nbs/74_explorer.ipynb #bc67d03f
 import torch
 from fastcore.basics import patch
 from .attribution.controls import Sobel
@@ -37,7 +37,7 @@ from .image import image_batch, keys
 from .method import Method, check_model
 from .probe import Probe
 from .ranking import Pixels, Region, count, destroyed, keep, rank, remove
-from .show import CSS, HOUSE, PALETTE, Png, curves, img, left, overlay, place, png, rgb, still, wrapped
+from .show import CSS, HOUSE, PALETTE, Png, curves, img, left, overlay, panel, place, png, rgb, still, wrapped
 from .value import Value, default_of, generator, name_of, parse
 
 # %% ../nbs/74_explorer.ipynb #3bf5bc4e
@@ -153,7 +153,7 @@ def size_of(result) -> int:
     if isinstance(result, Tensor): return result.numel() * result.element_size()
     return sum(map(size_of, result)) if isinstance(result, tuple) else 100
 
-# %% ../nbs/74_explorer.ipynb #c0f255f6
+# %% ../nbs/74_explorer.ipynb #e1868793
 def called(value) -> str:
     "A value as Python that makes it, without its defaults."
     if not isinstance(value, Value): return repr(value)
@@ -165,13 +165,17 @@ def parts(value) -> set:
     inner = [v for v in vars(value).values() if isinstance(v, Value) and called(v) in called(value)]
     return {type(value)}.union(*map(parts, inner))
 
+def home(thing) -> str:
+    "The outermost package that offers a class or function, else its module."
+    words = thing.__module__.split(".")
+    above = [".".join(words[:n + 1]) for n in range(len(words))]
+    return next((m for m in above if getattr(sys.modules.get(m), thing.__name__, None) is thing), thing.__module__)
+
 def imports(things) -> list:
-    "Lines that import these classes and functions, from the package where it offers them."
-    homes, package = {}, sys.modules["whitebox"]
-    for t in sorted(things, key=lambda t: t.__name__):
-        offered = getattr(package, t.__name__, None) is t
-        homes.setdefault("whitebox" if offered else t.__module__, []).append(t.__name__)
-    return [f"from {home} import {', '.join(names)}" for home, names in sorted(homes.items()) if home != "__main__"]
+    "Lines that import classes and functions, but for those of the notebook itself."
+    homes = {}
+    for t in sorted(things, key=lambda t: t.__name__): homes.setdefault(home(t), []).append(t.__name__)
+    return [f"from {m} import {', '.join(names)}" for m, names in sorted(homes.items()) if m != "__main__"]
 
 def snippet(rows: str, method: Method, fill: Fill, region: Region, state: State, k: int, value: float) -> str:
     "Code that makes the map, destroys the share, and asks the model again."
@@ -185,7 +189,7 @@ def snippet(rows: str, method: Method, fill: Fill, region: Region, state: State,
                       f"left = {state.mode}(x, order, {state.share}{more})",
                       f"with Probe(model) as p: value = p(left).softmax(1)[0, {k}].item()  # {value!r}"])
 
-# %% ../nbs/74_explorer.ipynb #67b68398
+# %% ../nbs/74_explorer.ipynb #7e9200be
 class Explorer:
     "A model, images, and what is being looked at."
     def __init__(self, model, images, methods=None, labels=None, names=None, **state):
@@ -208,26 +212,29 @@ class Explorer:
         "What is shown, as a dict of JSON values."
         return {f.name: getattr(self.now, f.name) for f in fields(self.now)}
 
-    @classmethod
-    def from_state(cls, state: dict, model, images, methods=None, labels=None, names=None):
-        "An explorer that shows `state`."
-        return cls(model, images, methods, labels, names, **state)
+# %% ../nbs/74_explorer.ipynb #2d1b13c0
+@patch(cls_method=True)
+def from_state(cls: Explorer, state: dict, model, images, methods=None, labels=None, names=None):
+    "An explorer that shows `state`."
+    return cls(model, images, methods, labels, names, **state)
 
-    @property
-    def code(self) -> str:
-        "Code that ends in the number shown."
-        return self.view().code
+@patch(as_prop=True)
+def code(self: Explorer) -> str:
+    "Code that ends in the number shown."
+    return self.view().code
 
-    def image(self) -> Tensor:
-        "The image shown, [1,C,H,W]."
-        i = self.now.image
-        if not 0 <= i < len(self.x): raise BadValue(f"image is {i}, and there are {len(self.x)}. Give 0 to {len(self.x) - 1}.")
-        x = self.x[i:i + 1]
-        return x if x.is_floating_point() else x.float() / 255
+@patch
+def image(self: Explorer) -> Tensor:
+    "The image shown, [1,C,H,W]."
+    i = self.now.image
+    if not 0 <= i < len(self.x): raise BadValue(f"image is {i}, and there are {len(self.x)}. Give 0 to {len(self.x) - 1}.")
+    x = self.x[i:i + 1]
+    return x if x.is_floating_point() else x.float() / 255
 
-    def name(self, k: int) -> str:
-        "The name of a class."
-        return str(self.names[k]) if self.names is not None else str(k)
+@patch
+def name(self: Explorer, k: int) -> str:
+    "The name of a class."
+    return str(self.names[k]) if self.names is not None else str(k)
 
 def default_methods() -> list:
     "Methods of several kinds, a control among them."
@@ -237,7 +244,7 @@ def texts(state: dict) -> dict:
     "A state whose values are written as text."
     return {name: v.label if isinstance(v, Value) else v for name, v in state.items()}
 
-# %% ../nbs/74_explorer.ipynb #7023cabd
+# %% ../nbs/74_explorer.ipynb #b7a64639
 @patch
 def view(self: Explorer) -> View:
     "The state as plain data; equal states give equal views."
@@ -265,7 +272,7 @@ def view(self: Explorer) -> View:
                 pictures(x, maps, over, order, s, method, fill, region, label), curve, notes(maps, self.name(k), fill),
                 snippet(self.rows.format(s.image, s.image + 1), method, fill, region, s, k, now), seconds)
 
-# %% ../nbs/74_explorer.ipynb #0c9415cd
+# %% ../nbs/74_explorer.ipynb #12f95fd6
 @patch
 def method(self: Explorer) -> Method:
     "The method of the state, with the layer of the state if it has one."
@@ -286,6 +293,7 @@ def mapped(method: Method, model, x: Tensor, k: int, region: Region) -> tuple:
     order = rank(maps, region, method.reduction, x=x)
     return (maps.abs() if method.reduction == "abs" else maps).sum(1, keepdim=True).cpu(), order, time.perf_counter() - start
 
+# %% ../nbs/74_explorer.ipynb #1b54922c
 def pictures(x, maps, over: Png, order, s: State, method: Method, fill: Fill, region: Region, label) -> tuple:
     "The image, the map over it, and what is left."
     units, k = region.units(x), count(s.share, order.shape[1])
@@ -312,7 +320,7 @@ def notes(maps: Tensor, explained: str, fill: Fill) -> tuple:
              (f"⚠ {zeros:.0%} of the map is exactly 0: those ranks are random",) if zeros >= .3 else ()
     return f"explains logit of {explained}", f"fill: {fill.label}", *warned
 
-# %% ../nbs/74_explorer.ipynb #a07d9f42
+# %% ../nbs/74_explorer.ipynb #c2e0ee22
 STYLE = """
 .wb.stage{font:inherit;font-size:13px;line-height:1.4;background:none}
 .wb.stage .says{font-size:15px;max-width:70ch;margin:.4em 0 .8em}
@@ -325,8 +333,10 @@ STYLE = """
 .wb.stage .notes span{margin-right:1.2em;color:var(--soft)}
 .wb.stage .notes .warn{color:var(--c2)}
 .wb pre.code{user-select:all;margin:0;overflow-x:auto}
+.jp-OutputArea-child:has(.wb.stage)+.jp-OutputArea-child{display:none}
 """
 
+# %% ../nbs/74_explorer.ipynb #edbecedb
 def breaks(title: str) -> str:
     "A method's text as HTML that may break at capitals and brackets."
     return re.sub(r"(?<=[a-z(,])(?=[A-Z])", "<wbr>", html.escape(title))
@@ -346,7 +356,7 @@ def stage(
     return (f'<div class="wb stage"><p class="says">{bold(view.sentence)}</p><div class="row"><div class="three">{figures}</div>'
             f'<div class="curve">{curve_svg(view.curve)}</div></div><p class="notes">{told}</p></div>')
 
-# %% ../nbs/74_explorer.ipynb #3e2b82fb
+# %% ../nbs/74_explorer.ipynb #61feddb2
 def short(label: str) -> str:
     "A method's text, cut where a key has no more room."
     return label if len(label) < 20 else label[:18] + "…"
@@ -372,7 +382,7 @@ def curve_svg(c: Curve) -> str:
             f'<path d="M205 10h20" stroke="var(--soft)" stroke-dasharray="4 3"/>{text(230, 14, f"random, {c.draws} draws")}'
             f'{text(175, 222, c.axis, "text-anchor=middle")}</svg>')
 
-# %% ../nbs/74_explorer.ipynb #914cb8d4
+# %% ../nbs/74_explorer.ipynb #5383e497
 @patch
 def to_html(self: Explorer) -> str:
     "The view as a piece of a page that needs no other file."
@@ -399,6 +409,7 @@ def figure(self: Explorer):
         draw_curve(fig.add_axes((506 / 800, 50 / 276, 274 / 800, 158 / 276)), view.curve)
     return fig
 
+# %% ../nbs/74_explorer.ipynb #715d3f4c
 def pixels(picture: Png):
     "The pixels of PNG bytes."
     from matplotlib.image import imread
@@ -416,18 +427,18 @@ def draw_curve(ax, c: Curve):
     ax.set_xlabel(c.axis)
     ax.legend(loc="lower left", bbox_to_anchor=(-.02, 1), ncols=2, frameon=False, handlelength=1.4, columnspacing=1, borderaxespad=.2)
 
-# %% ../nbs/74_explorer.ipynb #b8533d9d
+# %% ../nbs/74_explorer.ipynb #7c6c1d69
 @patch
 def set(self: Explorer, **change):
     "Change the state and show it: `explorer.set(share=.2, method=IntegratedGradients())`."
+    before = self.now
     try:
         self.now = State(**(self.state | texts(change)))
-        if self.stage is None: self.view(); return
-        self.draw()
+        if self.stage is None: self.view()
+        else: self.draw()
     except (Exception, KeyboardInterrupt) as error:
-        self.error = error
-        if self.stage is None: raise
-        self.stage.value = stage(self.shown, f"⚠ {error or 'interrupted'}")
+        if self.stage is None: self.now = before; raise
+        self.error, self.stage.value = error, stage(self.shown, f"⚠ {error or 'interrupted'}")
 
 @patch
 def draw(self: Explorer):
@@ -449,18 +460,16 @@ def slow(self: Explorer) -> bool:
     of_map = lambda s: (s.image, s.method, s.target, s.layer)
     return of_map(self.now) != of_map(self.drawn) and self.pace * self.method().passes > .3
 
-# %% ../nbs/74_explorer.ipynb #f51c43df
+# %% ../nbs/74_explorer.ipynb #d383445e
 @patch
-def widget(self: Explorer):
-    "The live explorer: pickers above and below the stage."
+def controls(self: Explorer) -> dict:
+    "A picker for each field that is chosen by hand, by name."
     import ipywidgets as W
-    if self.stage is not None: return self.whole
-    wide = lambda most="300px": W.Layout(flex="1 1 200px", max_width=most)
-    named = lambda name: dict(description=name, style={"description_width": "initial"}, layout=wide())
+    named = lambda name: dict(description=name, style={"description_width": "initial"}, layout=W.Layout(flex="1 1 200px", max_width="300px"))
     with Probe(self.model) as p: grids = [n for n, size in p.layers(self.image()).items() if len(size) == 4 and size[2] * size[3] > 1]
     classes = probabilities(self.model, self.image()).shape[1]
     percents = dict(min=0., max=1., readout_format=".0%")
-    self.pickers = dict(
+    return dict(
         image=W.BoundedIntText(min=0, max=len(self.x) - 1, **named("Image")),
         method=W.Dropdown(options=[m.label for m in self.methods], **named("Method")),
         layer=W.Dropdown(options=["automatic", *grids], **named("Layer")),
@@ -468,17 +477,24 @@ def widget(self: Explorer):
         mode=W.ToggleButtons(options=["remove", "keep"], style={"button_width": "78px"}, layout=W.Layout(flex="0 0 auto")),
         share=W.FloatSlider(step=.01, **percents, **named("Share")),
         opacity=W.FloatSlider(step=.05, **percents, **named("Opacity")))
-    self.stage, self.box = W.HTML(), W.HTML(layout=W.Layout(display="none"))
+
+# %% ../nbs/74_explorer.ipynb #f06e5cb5
+@patch
+def widget(self: Explorer):
+    "The live explorer: pickers above and below the stage."
+    import ipywidgets as W
+    if self.stage is not None: return self.whole
+    self.pickers, self.stage, self.box = self.controls(), W.HTML(), W.HTML(layout=W.Layout(display="none"))
     toggle = W.ToggleButton(description="as code", icon="code", layout=W.Layout(width="110px", flex="0 0 auto"))
     toggle.observe(self.unfold, "value")
-    row = lambda *names: [self.pickers[n] for n in names]
-    line = lambda widgets: W.HBox(widgets, layout=W.Layout(flex_flow="row wrap", align_items="center", grid_gap="2px 18px"))
-    self.whole = W.VBox([W.HTML(f"<style>{CSS}{STYLE}</style>"), line(row("image", "method", "layer", "target")), self.stage,
-                         line([*row("mode", "share", "opacity"), toggle]), self.box])
+    line = lambda *widgets: W.HBox(widgets, layout=W.Layout(flex_flow="row wrap", align_items="center", grid_gap="2px 18px"))
+    above, below = (map(self.pickers.get, names) for names in (("image", "method", "layer", "target"), ("mode", "share", "opacity")))
+    self.whole = W.VBox([W.HTML(f"<style>{CSS}{STYLE}</style>"), line(*above), self.stage, line(*below, toggle), self.box])
     self.draw()
     for name, picker in self.pickers.items(): picker.observe(partial(self.picked, name), "value")
     return self.whole
 
+# %% ../nbs/74_explorer.ipynb #56218000
 @patch
 def picked(self: Explorer, name: str, event):
     "A picker was moved."
@@ -490,7 +506,7 @@ def unfold(self: Explorer, event):
     self.box.layout.display = "" if event["new"] else "none"
     self.draw()
 
-# %% ../nbs/74_explorer.ipynb #e86ea4f2
+# %% ../nbs/74_explorer.ipynb #29d66788
 def live() -> bool:
     "Whether a notebook front end listens; WHITEBOX_STATIC=1 says that none does."
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
@@ -498,11 +514,13 @@ def live() -> bool:
 
 @patch
 def _repr_mimebundle_(self: Explorer, include=None, exclude=None) -> dict:
-    "Widgets where there is a front end for them; always a still picture and the sentence."
-    still_ = {"image/png": base64.b64encode(still(self.figure())).decode(), "text/plain": self.view().sentence.replace("**", "")}
-    return self.widget()._repr_mimebundle_() | still_ if live() else still_
+    "A still picture and the sentence; where there is a front end for widgets, these are displayed before."
+    if live():
+        from IPython.display import display
+        display(self.widget()._repr_mimebundle_() | {"text/plain": "(the explorer is not running; this is where it began)"}, raw=True)
+    return {"image/png": base64.b64encode(still(self.figure())).decode(), "text/plain": self.view().sentence.replace("**", "")}
 
-# %% ../nbs/74_explorer.ipynb #29eb5324
+# %% ../nbs/74_explorer.ipynb #20380276
 def explore(
     model,         # images -> logits
     images,        # [N,C,H,W] in [0,1], a Split, or a data set (its test split)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Data', 'keep', 'kept', 'Cell', 'cells_in', 'Place', 'View', 'Clean', 'Holes', 'MaskOnly', 'GenericHoles', 'Fit',
-           'Maps', 'Judged', 'result', 'orders', 'Study', 'loaded', 'rows', 'cell_of', 'cells', 'attempt',
+           'Maps', 'Judged', 'Scored', 'result', 'orders', 'Study', 'loaded', 'rows', 'cell_of', 'cells', 'attempt',
            'stay_with_parent', 'Here', 'Progress', 'duration', 'drain', 'check_importable', 'Plan', 'trial']
 
-# %% ../nbs/71_study.ipynb #1684888d
+# %% ../nbs/71_study.ipynb #3a7786d2
 import os
 import platform
 import socket
@@ -29,6 +29,7 @@ from .data.images import Images, Split
 from .data.sources import Source
 from .errors import BadValue, MissingData, StoreConflict
 from .evaluation.blind_roar import BlindROAR, donors, masked, read, train_reader
+from .evaluation.score import Metric
 from .evaluation.retraining import KAR, ROAR, Protocol, boundary, gone, holes, mask_pictures, right, signed_count
 from .evaluation.statistics import mde
 from .fill import Constant, Fill
@@ -144,7 +145,7 @@ class GenericHoles(View):
         test = images.test.float()
         return reader, masked(test, torch.zeros_like(test[:, :1], dtype=torch.bool), self.fill)
 
-# %% ../nbs/71_study.ipynb #fe7544b8
+# %% ../nbs/71_study.ipynb #e84c137d
 @dataclass(frozen=True)
 class Fit(Cell):
     "One training: the network of a place, shown a view; whether it is right about each test image."
@@ -166,7 +167,7 @@ class Fit(Cell):
         with torch.random.fork_rng(devices=[]): net = self.place.build(self.place.data.shape[0] + (self.purpose == "reader"))
         held = {k.removeprefix("weights."): torch.from_numpy(np.array(v)) for k, v in result(store, self).items() if k != "right"}
         net.load_state_dict(held)
-        return net.eval()
+        return net.eval().to(self.place.recipe.device)
 
 @dataclass(frozen=True)
 class Maps(Cell):
@@ -181,7 +182,8 @@ class Maps(Cell):
     def compute(self, store):
         place, model = self.net.place, self.net.model(store)
         method, images = reseed(self.method, place.seed, place.replicate, "map"), kept(store, self.net.place.data)
-        maps = {name: method(model, images.splits[name].float(), self.target) for name in ("train", "test")}
+        x = {name: images.splits[name].float().to(place.recipe.device) for name in ("train", "test")}
+        maps = {name: method(model, x[name], self.target).cpu() for name in x}
         return {name: (m.abs() if method.reduction == "abs" else m).float() for name, m in maps.items()}
 
 @dataclass(frozen=True)
@@ -201,6 +203,23 @@ class Judged(Cell):
         rounds = donors(len(x), self.donors, place.seed, place.replicate) if self.donors else [slice(None)]
         return {"right": torch.stack([read(reader, x, y, hidden[d], self.fill) for d in rounds])}
 
+@dataclass(frozen=True)
+class Scored(Cell):
+    "What a metric without retraining says of a method on a fitted network, a number for each of the first test images."
+    net: Fit
+    method: Method
+    metric: Metric
+    images: int = 200
+
+    @property
+    def kind(self): return f"Scored {type(self.metric).__name__} {type(self.method).__name__}"
+
+    def compute(self, store):
+        place, model = self.net.place, self.net.model(store)
+        x = kept(store, place.data).test.float()[:self.images].to(place.recipe.device)
+        score = self.metric(model, x, reseed(self.method, place.seed, place.replicate, "map"))
+        return {"values": score.values} | ({} if score.curve is None else {"curve": score.curve})
+
 # %% ../nbs/71_study.ipynb #186f9a4a
 def result(store: Store, cell: Cell) -> dict:
     "The arrays of a cell, computed and stored if they are missing."
@@ -218,10 +237,10 @@ def orders(store: Store, maps: Maps, region: Region) -> list:
     found = result(store, maps)
     return [rank(torch.from_numpy(np.array(found[name])), region) for name in ("train", "test")]
 
-# %% ../nbs/71_study.ipynb #7b533574
+# %% ../nbs/71_study.ipynb #42623ad2
 @dataclass(frozen=True)
 class Study(Value):
-    "Methods and controls, put through ROAR and KAR with a blind reader beside them, in replicates."
+    "Methods and controls, put through ROAR, KAR, the blind reader and metrics, in replicates."
     data: Value                                       # a Source, or Data that lies in the store
     network: Network
     methods: tuple[Method, ...]
@@ -229,6 +248,8 @@ class Study(Value):
     protocols: tuple[Protocol, ...] = (ROAR(), KAR())
     controls: tuple[Method, ...] = (Random(), Sobel(), Centre())
     blind: BlindROAR = BlindROAR()
+    metrics: tuple[Metric, ...] = ()                  # without retraining, such as Deletion()
+    scored: int = 200                                 # test images they look at
     replicates: int = 3
     seed: int = 0
 
@@ -257,7 +278,7 @@ def loaded(source: Source, root) -> Images:
     "The images of a source."
     return source.load(root)
 
-# %% ../nbs/71_study.ipynb #78243d1b
+# %% ../nbs/71_study.ipynb #014f50b0
 def rows(
     study: Study,   # settled
 ):
@@ -267,7 +288,10 @@ def rows(
         at = lambda method, metric, mode, fraction: dict(method=method, metric=metric, mode=mode, fraction=fraction, replicate=r)
         base = Fit(place, Clean(), "base")
         yield at("", "accuracy", "base", 0.), base
-        yield at("", "accuracy", "clean", 0.), Fit(place, Clean())
+        if study.protocols: yield at("", "accuracy", "clean", 0.), Fit(place, Clean())
+        for metric in study.metrics:
+            for method in study.rankings:
+                yield at(method.label, metric.label, "area", float("nan")), Scored(base, method, metric, study.scored)
         for p in study.protocols:
             reader = Fit(place, GenericHoles(p.fill, study.blind), "reader")
             yield at("", "accuracy", "reader", 0.), reader

@@ -235,7 +235,7 @@ def affine(t):
     was = t.maps[t.main].double()
     return max(apart(a * (a * b).sum() / a.square().sum().clamp(min=1e-30), b) for a, b in zip(maps, was))
 
-# %% ../../nbs/21_check_method.ipynb #fa2c104e
+# %% ../../nbs/21_check_method.ipynb #4bca0ed1
 def flat_images(t):
     "An image of one colour has a finite map."
     maps = {v: t(t.nets[t.main], torch.full_like(t.x[:1], v), 0) for v in (0., .5)}
@@ -260,7 +260,9 @@ def training(t):
     net = copy.deepcopy(t.nets[t.main]).train()
     list(net.modules())[-1].training = False
     before = found(net, t.x)
-    maps = t(net, t.x, t.classes(t.main))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        maps = t(net, t.x, t.classes(t.main))
     return {"maps": alike(t, maps)} | counted(changed(before, found(net, t.x)))
 
 def frozen(t):
@@ -446,7 +448,7 @@ def leaks(t):
 
 FULL = {one_by_one: SAME, float16: .05, threads: SAME, leaks: 0}
 
-# %% ../../nbs/21_check_method.ipynb #68a84ac0
+# %% ../../nbs/21_check_method.ipynb #935f30c4
 @dataclass(frozen=True)
 class Finding:
     "What came of one law."
@@ -457,14 +459,17 @@ class Finding:
     where: str = ""      # the worst place, or why the law does not apply
 
     @property
+    def measured(self) -> str:
+        if self.value is None: return ""
+        return f"below {self.bound / 10:.2g}" if 0 < self.value < self.bound / 10 else f"{self.value:.2g}"
+    @property
     def holds(self) -> bool: return self.value is not None and self.value <= self.bound
     @property
     def failed(self) -> bool: return self.value is not None and not self.value <= self.bound
 
     def __str__(self):
         if self.value is None: return f"{self.law}: does not apply, {self.where}"
-        place = f" ({self.where})" if self.where else ""
-        return f"{self.law}: {self.value:.2g}, bound {self.bound:.2g}{place}"
+        return f"{self.law}: {self.measured}, bound {self.bound:.2g}" + (f" ({self.where})" if self.where else "")
 
 def judged(law, bound: float, t: Trial) -> Finding:
     "Measure one law."
@@ -476,10 +481,10 @@ def judged(law, bound: float, t: Trial) -> Finding:
     except Exception as crash: measured = {f"{type(crash).__name__}: {crash}": float("inf")}
     if isinstance(measured, str): return Finding(**about, where=measured)
     if not isinstance(measured, dict): measured = {"": measured}
-    where, worst = max(measured.items(), key=lambda m: (m[1] != m[1], m[1]), default=("", 0.))
-    return Finding(**about, value=float(worst), where=where if not worst <= bound else "")
+    worst = max(measured.values(), key=lambda v: (v != v, v), default=0.)  # nan is the worst
+    return Finding(**about, value=float(worst), where=", ".join([place for place, v in measured.items() if not v <= bound][:6]))
 
-# %% ../../nbs/21_check_method.ipynb #bf363f8c
+# %% ../../nbs/21_check_method.ipynb #71ce313f
 @dataclass(frozen=True)
 class Report:
     "What came of all laws for one method."
@@ -492,15 +497,15 @@ class Report:
     def failed(self) -> tuple: return tuple(f for f in self.findings if f.failed)
 
     def __str__(self):
-        held, idle = sum(f.holds for f in self.findings), [f.law for f in self.findings if f.value is None]
-        return (f"{self.method}: {held} of {len(self.findings)} laws hold on {len(self.networks)} networks"
+        count, held, idle = len(self.networks), sum(f.holds for f in self.findings), [f.law for f in self.findings if f.value is None]
+        return (f"{self.method}: {held} of {len(self.findings)} laws hold on {count} network{'s' * (count > 1)}"
                 + (f" ({', '.join(self.refused)} refused)" if self.refused else "")
                 + (f"; do not apply: {', '.join(idle)}" if idle else "") + ".")
 
     def __repr__(self): return "\n".join([str(self), *map(str, self.findings), *(f"{n}: {w}" for n, w in self.refused.items())])
 
     def _repr_html_(self):
-        rows = [(f.law, f.meaning, "" if f.value is None else f"{f.value:.2g}", f"{f.bound:.2g}", f.where) for f in self.findings]
+        rows = [(f.law, f.meaning, f.measured, f"{f.bound:.2g}", f.where) for f in self.findings]
         body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in r) + "</tr>" for r in rows)
         head = "".join(f"<th>{word}</th>" for word in ("law", "", "measured", "bound", ""))
         return f"<details><summary>The laws</summary><table><tr>{head}</tr>{body}</table></details>"

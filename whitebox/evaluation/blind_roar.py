@@ -33,7 +33,7 @@ class BlindROAR(Value):
         if self.longer < 1 or self.donors < 1:
             raise BadValue(f"{self!r} needs at least one round of epochs and one donor. Give numbers from 1.")
 
-# %% ../../nbs/57_blind_roar.ipynb #ac5ee26a
+# %% ../../nbs/57_blind_roar.ipynb #ff5db547
 def generic_holes(
     n: int, h: int, w: int,
     g: torch.Generator,
@@ -51,6 +51,7 @@ def generic_holes(
 
 def masked(x: Tensor, hidden: Tensor, fill: Fill) -> Tensor:
     "Images with holes [N,C,H,W] filled, and the mask as one more channel."
+    hidden = hidden.to(x.device)
     return torch.cat([torch.where(hidden, fill(x), x), hidden.to(x)], 1)
 
 # %% ../../nbs/57_blind_roar.ipynb #ee8e3b2f
