@@ -1,4 +1,4 @@
-"The explorer: its pace, random use, and a live JupyterLab in a browser with its keyboard, its requests, a phone's width."
+"The explorer: its pace, random use, and a live JupyterLab in a browser: keyboard, requests, the width of a phone."
 import contextlib, importlib.util, json, random, statistics, os, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 
@@ -17,7 +17,8 @@ explore(tiny_digits(), Digits(size=28).load(), method="Gradient", image=11, shar
 def in_browser(test):
     "Mark a test that needs Chromium and JupyterLab."
     lab = importlib.util.find_spec("jupyterlab") is not None
-    for needed, name in (CHROMIUM, "chromium"), (lab, "jupyterlab"): test = pytest.mark.skipif(not needed, reason=f"needs {name}")(test)
+    for found, name in (CHROMIUM, "chromium"), (lab, "jupyterlab"):
+        test = pytest.mark.skipif(not found, reason=f"needs {name}")(test)
     return pytest.mark.browser(test)
 
 
@@ -42,7 +43,7 @@ def test_slider_step_is_quick(explorer):
 
 def test_random_use_raises_nothing(explorer):
     "Whatever the pickers allow is shown; equal states give equal views."
-    draw, state = random.Random(0), None
+    draw = random.Random(0)
     for _ in range(40):
         name = draw.choice(list(explorer.pickers))
         picker = explorer.pickers[name]
@@ -58,7 +59,8 @@ def test_random_use_raises_nothing(explorer):
 def notebook(*sources):
     cell = lambda i, s: dict(cell_type="code", id=f"cell{i}", metadata={}, source=s, outputs=[], execution_count=None)
     kernel = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
-    return json.dumps(dict(cells=[cell(i, s) for i, s in enumerate(sources)], metadata=kernel, nbformat=4, nbformat_minor=5))
+    cells = [cell(i, s) for i, s in enumerate(sources)]
+    return json.dumps(dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5))
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +76,15 @@ def lab(tmp_path_factory):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    places = dict(JUPYTER_CONFIG_DIR="config", JUPYTER_DATA_DIR="data", JUPYTER_RUNTIME_DIR="run", JUPYTERLAB_SETTINGS_DIR="settings",
-                  JUPYTERLAB_WORKSPACES_DIR="spaces", IPYTHONDIR="ipython")
+    places = dict(JUPYTER_CONFIG_DIR="config", JUPYTER_DATA_DIR="data", JUPYTER_RUNTIME_DIR="run", 
+                  JUPYTERLAB_SETTINGS_DIR="settings", JUPYTERLAB_WORKSPACES_DIR="spaces", IPYTHONDIR="ipython")
     env = {k: v for k, v in os.environ.items() if k != "WHITEBOX_STATIC"} | {k: str(tmp / v) for k, v in places.items()}
     env |= dict(PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), OMP_NUM_THREADS="1")
     log = open(tmp / "lab.log", "w")
     server = subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-         "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=", f"--ServerApp.root_dir={tmp / 'root'}",
-         "--ServerApp.disable_check_xsrf=True"], stdout=log, stderr=subprocess.STDOUT, env=env)
+         "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=",
+         f"--ServerApp.root_dir={tmp / 'root'}", "--ServerApp.disable_check_xsrf=True"], stdout=log, stderr=subprocess.STDOUT, env=env)
     try:
         for _ in range(300):
             if server.poll() is not None: raise RuntimeError((tmp / "lab.log").read_text()[-2000:])
@@ -113,7 +115,8 @@ def opened(browser, url):
     page, wrong = browser.new_page(viewport=dict(width=1300, height=900)), []
     page.set_default_timeout(60_000)
     page.on("requestfailed", lambda r: wrong.append(("failed", r.url)))
-    page.on("request", lambda r: None if r.url.startswith((url, url.replace("http", "ws"), "data:", "blob:")) else wrong.append(("outside", r.url)))
+    own = url, url.replace("http", "ws"), "data:", "blob:"
+    page.on("request", lambda r: r.url.startswith(own) or wrong.append(("outside", r.url)))
     page.goto(url + "/doc/tree/live.ipynb")
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
     return page, wrong

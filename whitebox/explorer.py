@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STYLE', 'State', 'Picture', 'Curve', 'View', 'percent', 'says', 'probabilities', 'tried', 'random_orders', 'Cache',
            'size_of', 'called', 'parts', 'home', 'imports', 'snippet', 'Explorer', 'default_methods', 'texts',
-           'has_layer', 'in_classes', 'mapped', 'pictures', 'where', 'notes', 'breaks', 'bold', 'stage', 'short',
+           'has_layer', 'in_classes', 'mapped', 'pictures', 'where', 'notes', 'box', 'breaks', 'bold', 'stage', 'short',
            'curve_svg', 'pixels', 'draw_curve', 'live', 'explore']
 
 # %% ../nbs/74_explorer.ipynb #25a1209c
@@ -40,7 +40,7 @@ from .ranking import Pixels, Region, count, destroyed, keep, rank, remove
 from .show import CSS, HOUSE, PALETTE, Png, curves, img, left, overlay, panel, place, png, rgb, still, wrapped
 from .value import Value, default_of, generator, name_of, parse
 
-# %% ../nbs/74_explorer.ipynb #3bf5bc4e
+# %% ../nbs/74_explorer.ipynb #1559bf06
 @dataclass(frozen=True)
 class State(Value):
     "What an explorer shows."
@@ -58,11 +58,13 @@ class State(Value):
         for name, kind in dict(method=Method, region=Region, fill=Fill).items():
             if not isinstance(parse(getattr(self, name)), kind):
                 raise BadValue(f"{name} is {getattr(self, name)!r}. Give the text of a {kind.__name__}.")
-        if self.mode not in ("remove", "keep"): raise UnknownName(f"mode is {self.mode!r}.{closest(self.mode, ['remove', 'keep'])}")
+        modes = "remove", "keep"
+        if self.mode not in modes: raise UnknownName(f"mode is {self.mode!r}.{closest(self.mode, modes)}")
         if isinstance(self.target, str) and self.target != "predicted":
             raise BadValue(f"target is {self.target!r}. Give 'predicted' or the number of a class.")
         for name in ("share", "opacity"):
-            if not 0 <= getattr(self, name) <= 1: raise BadValue(f"{name} is {getattr(self, name)}. Give a number from 0 to 1.")
+            v = getattr(self, name)
+            if not 0 <= v <= 1: raise BadValue(f"{name} is {v}. Give a number from 0 to 1.")
 
 # %% ../nbs/74_explorer.ipynb #e71d4239
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class View:
     code: str
     seconds: float = field(default=0., compare=False)  # the map took
 
-# %% ../nbs/74_explorer.ipynb #5f3460ad
+# %% ../nbs/74_explorer.ipynb #397fa028
 def percent(p: float) -> str:
     "A probability in whole percents; `>99%` and `<1%` at the ends."
     return ">99%" if p > .99 else "<1%" if p < .01 else f"{p:.0%}"
@@ -114,16 +116,17 @@ def says(
     here = "" if explained == top else f"; explained here: **{explained}** ({percent(p)})"
     part = f"{share if mode == 'remove' else 1 - share:.0%}"
     act = f"Removing the {part} ranked highest" if mode == "remove" else f"Keeping only the {part} ranked highest"
-    return (f"The model says **{top}** ({percent(p_top)}{truth}){here}. {act} leaves **{percent(now)}** for {explained}; "
-            f"a random {part} leaves **{percent(random)}**.")
+    return (f"The model says **{top}** ({percent(p_top)}{truth}){here}. "
+            f"{act} leaves **{percent(now)}** for {explained}; a random {part} leaves **{percent(random)}**.")
 
-# %% ../nbs/74_explorer.ipynb #652579f3
+# %% ../nbs/74_explorer.ipynb #d25ac245
 def probabilities(
     model,         # images -> logits
     x: Tensor,     # images [N,C,H,W]
 ) -> Tensor:       # [N,K] on the CPU
     "Softmax probabilities, in evaluation mode."
-    with Probe(model) as p: return torch.cat([p(part).softmax(1).cpu() for part in x.split(max(1, 2 ** 20 // x[0].numel()))])
+    some = max(1, 2 ** 20 // x[0].numel())
+    with Probe(model) as p: return torch.cat([p(part).softmax(1).cpu() for part in x.split(some)])
 
 def tried(model, x: Tensor, orders: Tensor, shares, k: int, act) -> Tensor:
     "Probability of class `k` after `act` destroys each share of one image in each of the orders [D,U]; [D,T]."
@@ -132,9 +135,11 @@ def tried(model, x: Tensor, orders: Tensor, shares, k: int, act) -> Tensor:
 
 def random_orders(x: Tensor, units: int, draws: int) -> Tensor:
     "Random rankings of an image, the same whenever it is asked about, [draws,U]."
-    return torch.stack([torch.randperm(units, generator=generator("explorer", keys(x)[0], d)) for d in range(draws)]).to(x.device)
+    key, = keys(x)
+    orders = [torch.randperm(units, generator=generator("explorer", key, d)) for d in range(draws)]
+    return torch.stack(orders).to(x.device)
 
-# %% ../nbs/74_explorer.ipynb #191dcad8
+# %% ../nbs/74_explorer.ipynb #9cc11835
 class Cache:
     "Results by key; the least recently used go when their bytes exceed the limit."
     def __init__(self, limit: int = 2 ** 28): self.limit, self.held, self.bytes = limit, OrderedDict(), 0
@@ -144,7 +149,8 @@ class Cache:
         if key not in self.held:
             self.held[key] = made = make()
             self.bytes += size_of(made)
-            while self.bytes > self.limit and len(self.held) > 1: self.bytes -= size_of(self.held.popitem(last=False)[1])
+            while self.bytes > self.limit and len(self.held) > 1:
+                self.bytes -= size_of(self.held.popitem(last=False)[1])
         self.held.move_to_end(key)
         return self.held[key]
 
@@ -153,12 +159,12 @@ def size_of(result) -> int:
     if isinstance(result, Tensor): return result.numel() * result.element_size()
     return sum(map(size_of, result)) if isinstance(result, tuple) else 100
 
-# %% ../nbs/74_explorer.ipynb #e1868793
+# %% ../nbs/74_explorer.ipynb #6673bbab
 def called(value) -> str:
     "A value as Python that makes it, without its defaults."
     if not isinstance(value, Value): return repr(value)
-    given = [f"{f.name}={called(getattr(value, f.name))}" for f in fields(value) if getattr(value, f.name) != default_of(f)]
-    return f"{name_of(type(value))}({', '.join(given)})"
+    given = {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != default_of(f)}
+    return f"{name_of(type(value))}({', '.join(f'{name}={called(v)}' for name, v in given.items())})"
 
 def parts(value) -> set:
     "The classes that the code of a value names."
@@ -183,25 +189,25 @@ def snippet(rows: str, method: Method, fill: Fill, region: Region, state: State,
     how, more = f'how="{method.reduction}"', ""
     if fill != ChannelMean(): needed, more = needed | parts(fill), f", fill={called(fill)}"
     if region != Pixels():
-        needed, how, more = needed | parts(region), f"region={called(region)}, {how}, x=x", f"{more}, region={called(region)}"
+        needed, here = needed | parts(region), f"region={called(region)}"
+        how, more = f"{here}, {how}, x=x", f"{more}, {here}"
     return "\n".join([*imports({Probe, rank, act} | needed), f"x = {rows}",
                       f"order = rank({called(method)}(model, x, {k}), {how})",
                       f"left = {state.mode}(x, order, {state.share}{more})",
                       f"with Probe(model) as p: value = p(left).softmax(1)[0, {k}].item()  # {value!r}"])
 
-# %% ../nbs/74_explorer.ipynb #7e9200be
+# %% ../nbs/74_explorer.ipynb #f109bbca
 class Explorer:
     "A model, images, and what is being looked at."
     def __init__(self, model, images, methods=None, labels=None, names=None, **state):
         check_model(model)
         split = getattr(images, "test", images)
-        self.model, self.methods, self.cache = model, methods or default_methods(), Cache()
-        self.error = self.stage = self.shown = None
-        self.x = image_batch(split) if isinstance(split, Tensor) else split.x
-        self.rows = ("images" if split is images else "images.test") + ("[{0}:{1}]" if isinstance(split, Tensor) else "[{0}:{1}].float()")
+        given = isinstance(split, Tensor)
+        self.x = image_batch(split) if given else split.x
+        self.rows = ("images" if split is images else "images.test") + "[{0}:{1}]" + ("" if given else ".float()")
         self.labels = labels if labels is not None else getattr(split, "y", None)
         self.names = names or getattr(images, "names", None)
-        if not len(self.x): raise BadValue("There are no images. Give at least one, as [N,C,H,W] in [0,1] or a data set.")
+        if not len(self.x): raise BadValue("There are 0 images. Give [N,C,H,W] in [0,1] with N at least one, or a data set.")
         if self.labels is not None and len(self.labels) != len(self.x):
             raise BadShape(f"There are {len(self.labels)} labels for {len(self.x)} images. Give one for each, or none.")
         self.now = self.drawn = State(**({"method": self.methods[0].label} | texts(state)))
@@ -212,7 +218,7 @@ class Explorer:
         "What is shown, as a dict of JSON values."
         return {f.name: getattr(self.now, f.name) for f in fields(self.now)}
 
-# %% ../nbs/74_explorer.ipynb #2d1b13c0
+# %% ../nbs/74_explorer.ipynb #dbd793a0
 @patch(cls_method=True)
 def from_state(cls: Explorer, state: dict, model, images, methods=None, labels=None, names=None):
     "An explorer that shows `state`."
@@ -226,8 +232,8 @@ def code(self: Explorer) -> str:
 @patch
 def image(self: Explorer) -> Tensor:
     "The image shown, [1,C,H,W]."
-    i = self.now.image
-    if not 0 <= i < len(self.x): raise BadValue(f"image is {i}, and there are {len(self.x)}. Give 0 to {len(self.x) - 1}.")
+    i, n = self.now.image, len(self.x)
+    if not 0 <= i < n: raise BadValue(f"image is {i}, and there are {n}. Give 0 to {n - 1}.")
     x = self.x[i:i + 1]
     return x if x.is_floating_point() else x.float() / 255
 
@@ -244,7 +250,7 @@ def texts(state: dict) -> dict:
     "A state whose values are written as text."
     return {name: v.label if isinstance(v, Value) else v for name, v in state.items()}
 
-# %% ../nbs/74_explorer.ipynb #b7a64639
+# %% ../nbs/74_explorer.ipynb #c8ff5e3e
 @patch
 def view(self: Explorer) -> View:
     "The state as plain data; equal states give equal views."
@@ -266,13 +272,14 @@ def view(self: Explorer) -> View:
     chance = get(("w", key, k, how, s.share), lambda: tried(self.model, x, orders(), [s.share], k, act).mean().item())
     over = get(("o", map_key, repr(region), s.opacity), lambda: png(overlay(x, maps, s.opacity)[0, 0]))
     label = None if self.labels is None else self.name(int(self.labels[s.image]))
-    curve = Curve(method.label, f"share destroyed, {'highest' if s.mode == 'remove' else 'lowest'} rank first", tuple(shares),
-                  *(tuple(v.tolist()) for v in (values, random.mean(0), random.amin(0), random.amax(0))), s.share, now, draws)
+    numbers = [tuple(v.tolist()) for v in (values, random.mean(0), random.amin(0), random.amax(0))]
+    axis = f"share destroyed, {'highest' if s.mode == 'remove' else 'lowest'} rank first"
+    curve = Curve(method.label, axis, tuple(shares), *numbers, s.share, now, draws)
     return View(says(self.name(top), p[top].item(), label, self.name(k), p[k].item(), s.mode, s.share, now, chance),
                 pictures(x, maps, over, order, s, method, fill, region, label), curve, notes(maps, self.name(k), fill),
                 snippet(self.rows.format(s.image, s.image + 1), method, fill, region, s, k, now), seconds)
 
-# %% ../nbs/74_explorer.ipynb #12f95fd6
+# %% ../nbs/74_explorer.ipynb #ee0c7d1d
 @patch
 def method(self: Explorer) -> Method:
     "The method of the state, with the layer of the state if it has one."
@@ -283,7 +290,8 @@ def has_layer(method: Method) -> bool: return any(f.name == "layer" for f in fie
 
 def in_classes(k: int, n: int) -> int:
     "A class number that exists."
-    if not 0 <= k < n: raise BadValue(f"target is {k}, but the model has {n} classes (0..{n - 1}). Give one of them, or 'predicted'.")
+    if not 0 <= k < n:
+        raise BadValue(f"target is {k}, but the model has {n} classes (0..{n - 1}). Give one of them, or 'predicted'.")
     return k
 
 def mapped(method: Method, model, x: Tensor, k: int, region: Region) -> tuple:
@@ -291,18 +299,20 @@ def mapped(method: Method, model, x: Tensor, k: int, region: Region) -> tuple:
     start = time.perf_counter()
     maps = method(model, x, k)
     order = rank(maps, region, method.reduction, x=x)
-    return (maps.abs() if method.reduction == "abs" else maps).sum(1, keepdim=True).cpu(), order, time.perf_counter() - start
+    plane = (maps.abs() if method.reduction == "abs" else maps).sum(1, keepdim=True)
+    return plane.cpu(), order, time.perf_counter() - start
 
-# %% ../nbs/74_explorer.ipynb #1b54922c
+# %% ../nbs/74_explorer.ipynb #ae936ea3
 def pictures(x, maps, over: Png, order, s: State, method: Method, fill: Fill, region: Region, label) -> tuple:
     "The image, the map over it, and what is left."
     units, k = region.units(x), count(s.share, order.shape[1])
-    gone = destroyed(order, k if s.mode == "remove" else -k if k else 0).gather(1, units.flatten(1)).view_as(units).any(1)
+    gone = destroyed(order, -k if k and s.mode == "keep" else k).gather(1, units.flatten(1)).view_as(units).any(1)
     meaning = "red speaks for, blue against" if (maps < 0).any() else "darker is ranked higher"
     amount = f"{k} of {order.shape[1]} {'pixels' if region == Pixels() else region.label} destroyed"
     return (Picture(png(rgb(x)[0]), f"Image {s.image}", "" if label is None else f"label {label}", f"image {s.image}"),
             Picture(over, method.label, meaning, f"map of {method.label}: {where(maps)}"),
-            Picture(png(left(x, gone)[0]), "What is left", f"{amount} (orange; the model gets {fill.label})", f"the image with {amount}"))
+            Picture(png(left(x, gone)[0]), "What is left", f"{amount} (orange; the model gets {fill.label})",
+                    f"the image with {amount}"))
 
 def where(maps: Tensor) -> str:
     "Where the weight of a map lies, in words."
@@ -310,7 +320,8 @@ def where(maps: Tensor) -> str:
     if not v.sum(): return "zero everywhere"
     h, w = v.shape
     at = [float((v.sum(1 - d) * torch.linspace(0, 1, n)).sum() / v.sum()) for d, n in enumerate((h, w))]
-    words = ["upper" if at[0] < .4 else "lower" if at[0] > .6 else "", "left" if at[1] < .4 else "right" if at[1] > .6 else ""]
+    sides = ("upper", "lower"), ("left", "right")
+    words = [side[0] if a < .4 else side[1] if a > .6 else "" for a, side in zip(at, sides)]
     return "centred " + (" ".join(filter(None, words)) or "in the middle")
 
 def notes(maps: Tensor, explained: str, fill: Fill) -> tuple:
@@ -336,7 +347,11 @@ STYLE = """
 .jp-OutputArea-child:has(.wb.stage)+.jp-OutputArea-child{display:none}
 """
 
-# %% ../nbs/74_explorer.ipynb #edbecedb
+# %% ../nbs/74_explorer.ipynb #30c2b779
+def box(code: str) -> str:
+    "Code that one click marks whole."
+    return f'<pre class="code">{html.escape(code)}</pre>'
+
 def breaks(title: str) -> str:
     "A method's text as HTML that may break at capitals and brackets."
     return re.sub(r"(?<=[a-z(,])(?=[A-Z])", "<wbr>", html.escape(title))
@@ -350,13 +365,14 @@ def stage(
     *more: str,   # further notes: the time a map took, what went wrong
 ) -> str:         # one <div>
     "A view as HTML."
-    figures = "".join(f"<figure>{img(p.png, p.alt, 196)}<figcaption><b>{breaks(p.title)}</b><br>{breaks(p.caption)}</figcaption></figure>"
-                      for p in view.pictures)
+    figures = "".join(f"<figure>{img(p.png, p.alt, 196)}<figcaption><b>{breaks(p.title)}</b><br>"
+                      f"{breaks(p.caption)}</figcaption></figure>" for p in view.pictures)
     told = "".join(f"<span{' class=warn' * n.startswith('⚠')}>{html.escape(n)}</span> " for n in (*view.notes, *more))
-    return (f'<div class="wb stage"><p class="says">{bold(view.sentence)}</p><div class="row"><div class="three">{figures}</div>'
-            f'<div class="curve">{curve_svg(view.curve)}</div></div><p class="notes">{told}</p></div>')
+    return (f'<div class="wb stage"><p class="says">{bold(view.sentence)}</p><div class="row">'
+            f'<div class="three">{figures}</div><div class="curve">{curve_svg(view.curve)}</div></div>'
+            f'<p class="notes">{told}</p></div>')
 
-# %% ../nbs/74_explorer.ipynb #61feddb2
+# %% ../nbs/74_explorer.ipynb #567f8eae
 def short(label: str) -> str:
     "A method's text, cut where a key has no more room."
     return label if len(label) < 20 else label[:18] + "…"
@@ -368,27 +384,29 @@ def curve_svg(c: Curve) -> str:
     band = path(c.high) + " " + " ".join(at(t, v) for t, v in reversed(list(zip(c.shares, c.low))))
     x, y = at(c.share, c.value).split(",")
     text = lambda x, y, words, more="": f'<text x="{x}" y="{y}" {more}>{html.escape(words)}</text>'
-    rules = "".join(f'<path d="M40 {190 - 162 * v}h270" stroke="var(--line)"/>' + text(34, 194 - 162 * v, f"{v:g}", "text-anchor=end") for v in (0, .5, 1))
+    rule = lambda y, words: f'<path d="M40 {y}h270" stroke="var(--line)"/>' + text(34, y + 4, words, "text-anchor=end")
+    rules = "".join(rule(190 - 162 * v, f"{v:g}") for v in (0, .5, 1))
     ticks = "".join(text(40 + 270 * t, 206, f"{t:.0%}", "text-anchor=middle") for t in (0, .25, .5, .75, 1))
-    words = (f"Probability against {c.axis}: {c.label} " + ", ".join(f"{v:.2f} at {t:.0%}" for t, v in list(zip(c.shares, c.values))[::5])
-             + "; random " + ", ".join(f"{v:.2f}" for v in c.mean[::5]))
-    return (f'<svg viewBox="0 0 330 228" role="img" aria-label="{html.escape(words)}" font-size="11" fill="var(--soft)">{rules}{ticks}'
+    told = [f"{v:.2f} at {t:.0%}, random {r:.2f}" for t, v, r in zip(c.shares[::5], c.values[::5], c.mean[::5])]
+    words = f"Probability against {c.axis}: {c.label} {'; '.join(told)}"
+    return (f'<svg viewBox="0 0 330 228" role="img" aria-label="{html.escape(words)}" font-size="11" '
+            f'fill="var(--soft)">{rules}{ticks}'
             f'<polygon points="{band}" fill="var(--soft)" opacity=".16"/>'
-            f'<polyline points="{path(c.mean)}" fill="none" stroke="var(--soft)" stroke-width="1.4" stroke-dasharray="4 3"/>'
+            f'<polyline points="{path(c.mean)}" fill="none" stroke="var(--soft)" stroke-dasharray="4 3"/>'
             f'<path d="M{x} 28V190" stroke="var(--soft)"/>'
             f'<polyline points="{path(c.values)}" fill="none" stroke="var(--c1)" stroke-width="2.2"/>'
             f'<circle cx="{x}" cy="{y}" r="4.5" fill="var(--c1)" stroke="var(--bg)" stroke-width="1.5"/>'
             f'<path d="M40 10h20" stroke="var(--c1)" stroke-width="2.2"/>{text(65, 14, short(c.label))}'
-            f'<path d="M205 10h20" stroke="var(--soft)" stroke-dasharray="4 3"/>{text(230, 14, f"random, {c.draws} draws")}'
-            f'{text(175, 222, c.axis, "text-anchor=middle")}</svg>')
+            f'<path d="M205 10h20" stroke="var(--soft)" stroke-dasharray="4 3"/>'
+            f'{text(230, 14, f"random, {c.draws} draws")}{text(175, 222, c.axis, "text-anchor=middle")}</svg>')
 
-# %% ../nbs/74_explorer.ipynb #5383e497
+# %% ../nbs/74_explorer.ipynb #ba84e8ec
 @patch
 def to_html(self: Explorer) -> str:
     "The view as a piece of a page that needs no other file."
     view = self.view()
     return (f'<style>{CSS}{STYLE}</style><div class="wb">{stage(view)}'
-            f'<details><summary>&lt;/&gt; as code</summary><pre class="code">{html.escape(view.code)}</pre></details></div>')
+            f'<details><summary>&lt;/&gt; as code</summary>{box(view.code)}</details></div>')
 
 @patch
 def figure(self: Explorer):
@@ -397,19 +415,20 @@ def figure(self: Explorer):
     from matplotlib.figure import Figure
     view, soft = self.view(), PALETTE["light"]["soft"]
     with rc_context(HOUSE):
-        fig = Figure((800 / 72, 276 / 72))
-        fig.text(.01, .985, textwrap.fill(view.sentence.replace("**", ""), 118), va="top", fontsize=13, linespacing=1.35)
+        fig = Figure((800 / 72, 288 / 72))
+        sentence = textwrap.fill(view.sentence.replace("**", ""), 118)
+        fig.text(.01, .985, sentence, va="top", fontsize=13, linespacing=1.35)
         for i, p in enumerate(view.pictures):
             ax = place(fig, (8 + 154 * i, 52, 146, 146), pixels(p.png))
-            title = wrapped(p.title, 21)
-            ax.annotate(title, (0, 0), (0, -4), xycoords="axes fraction", textcoords="offset pixels", va="top", weight="bold")
-            ax.annotate(textwrap.fill(p.caption, 25), (0, 0), (0, -5 - 15 * (title.count("\n") + 1)), xycoords="axes fraction",
-                        textcoords="offset pixels", va="top", fontsize=10, color=soft)
+            title, below = wrapped(p.title, 20), dict(xycoords="axes fraction", textcoords="offset pixels", va="top")
+            ax.annotate(title, (0, 0), (0, -4), weight="bold", **below)
+            down = -20 - 15 * title.count("\n")
+            ax.annotate(textwrap.fill(p.caption, 25), (0, 0), (0, down), fontsize=10, color=soft, **below)
         fig.text(.01, .015, "    ".join(view.notes), fontsize=10, color=soft)
-        draw_curve(fig.add_axes((506 / 800, 50 / 276, 274 / 800, 158 / 276)), view.curve)
+        draw_curve(fig.add_axes((506 / 800, 62 / 288, 274 / 800, 158 / 288)), view.curve)
     return fig
 
-# %% ../nbs/74_explorer.ipynb #715d3f4c
+# %% ../nbs/74_explorer.ipynb #ba1da5fe
 def pixels(picture: Png):
     "The pixels of PNG bytes."
     from matplotlib.image import imread
@@ -425,9 +444,10 @@ def draw_curve(ax, c: Curve):
     ax.axvline(c.share, color=PALETTE["light"]["soft"], linewidth=1)
     ax.plot([c.share], [c.value], "o", color=PALETTE["light"]["c1"], clip_on=False, zorder=5)
     ax.set_xlabel(c.axis)
-    ax.legend(loc="lower left", bbox_to_anchor=(-.02, 1), ncols=2, frameon=False, handlelength=1.4, columnspacing=1, borderaxespad=.2)
+    ax.legend(loc="lower left", bbox_to_anchor=(-.02, 1), ncols=2, frameon=False, handlelength=1.4, columnspacing=1,
+              borderaxespad=.2)
 
-# %% ../nbs/74_explorer.ipynb #7c6c1d69
+# %% ../nbs/74_explorer.ipynb #d92a94bb
 @patch
 def set(self: Explorer, **change):
     "Change the state and show it: `explorer.set(share=.2, method=IntegratedGradients())`."
@@ -452,7 +472,7 @@ def draw(self: Explorer):
         if name == "method" and wanted not in picker.options: picker.options = (*picker.options, wanted)
         if picker.value != wanted: picker.value = wanted
     self.pickers["layer"].layout.display = "" if has_layer(parse(self.now.method)) else "none"
-    if self.box.layout.display == "": self.box.value = f'<div class="wb"><pre class="code">{html.escape(view.code)}</pre></div>'
+    if self.box.layout.display == "": self.box.value = f'<div class="wb">{box(view.code)}</div>'
 
 @patch
 def slow(self: Explorer) -> bool:
@@ -460,25 +480,27 @@ def slow(self: Explorer) -> bool:
     of_map = lambda s: (s.image, s.method, s.target, s.layer)
     return of_map(self.now) != of_map(self.drawn) and self.pace * self.method().passes > .3
 
-# %% ../nbs/74_explorer.ipynb #d383445e
+# %% ../nbs/74_explorer.ipynb #93bad5a0
 @patch
 def controls(self: Explorer) -> dict:
     "A picker for each field that is chosen by hand, by name."
     import ipywidgets as W
-    named = lambda name: dict(description=name, style={"description_width": "initial"}, layout=W.Layout(flex="1 1 200px", max_width="300px"))
-    with Probe(self.model) as p: grids = [n for n, size in p.layers(self.image()).items() if len(size) == 4 and size[2] * size[3] > 1]
+    named = lambda name: dict(description=name, style={"description_width": "initial"},
+                              layout=W.Layout(flex="1 1 200px", max_width="300px"))
+    with Probe(self.model) as p: sizes = p.layers(self.image())
+    grids = [name for name, size in sizes.items() if len(size) == 4 and size[2] * size[3] > 1]
     classes = probabilities(self.model, self.image()).shape[1]
     percents = dict(min=0., max=1., readout_format=".0%")
     return dict(
         image=W.BoundedIntText(min=0, max=len(self.x) - 1, **named("Image")),
         method=W.Dropdown(options=[m.label for m in self.methods], **named("Method")),
         layer=W.Dropdown(options=["automatic", *grids], **named("Layer")),
-        target=W.Dropdown(options=[("predicted", "predicted"), *((self.name(k), k) for k in range(classes))], **named("Class")),
-        mode=W.ToggleButtons(options=["remove", "keep"], style={"button_width": "78px"}, layout=W.Layout(flex="0 0 auto")),
+        target=W.Dropdown(options=[("predicted",) * 2, *((self.name(k), k) for k in range(classes))], **named("Class")),
+        mode=W.ToggleButtons(options=["remove", "keep"], style={"button_width": "78px"}),
         share=W.FloatSlider(step=.01, **percents, **named("Share")),
         opacity=W.FloatSlider(step=.05, **percents, **named("Opacity")))
 
-# %% ../nbs/74_explorer.ipynb #f06e5cb5
+# %% ../nbs/74_explorer.ipynb #884fad2b
 @patch
 def widget(self: Explorer):
     "The live explorer: pickers above and below the stage."
@@ -487,9 +509,11 @@ def widget(self: Explorer):
     self.pickers, self.stage, self.box = self.controls(), W.HTML(), W.HTML(layout=W.Layout(display="none"))
     toggle = W.ToggleButton(description="as code", icon="code", layout=W.Layout(width="110px", flex="0 0 auto"))
     toggle.observe(self.unfold, "value")
-    line = lambda *widgets: W.HBox(widgets, layout=W.Layout(flex_flow="row wrap", align_items="center", grid_gap="2px 18px"))
-    above, below = (map(self.pickers.get, names) for names in (("image", "method", "layer", "target"), ("mode", "share", "opacity")))
-    self.whole = W.VBox([W.HTML(f"<style>{CSS}{STYLE}</style>"), line(*above), self.stage, line(*below, toggle), self.box])
+    spread = lambda: W.Layout(flex_flow="row wrap", align_items="center", grid_gap="2px 18px")
+    line = lambda names, *more: W.HBox([*map(self.pickers.get, names), *more], layout=spread())
+    style = W.HTML(f"<style>{CSS}{STYLE}</style>")
+    self.whole = W.VBox([style, line(("image", "method", "layer", "target")), self.stage,
+                         line(("mode", "share", "opacity"), toggle), self.box])
     self.draw()
     for name, picker in self.pickers.items(): picker.observe(partial(self.picked, name), "value")
     return self.whole
@@ -506,7 +530,7 @@ def unfold(self: Explorer, event):
     self.box.layout.display = "" if event["new"] else "none"
     self.draw()
 
-# %% ../nbs/74_explorer.ipynb #29d66788
+# %% ../nbs/74_explorer.ipynb #bc939561
 def live() -> bool:
     "Whether a notebook front end listens; WHITEBOX_STATIC=1 says that none does."
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
@@ -517,8 +541,10 @@ def _repr_mimebundle_(self: Explorer, include=None, exclude=None) -> dict:
     "A still picture and the sentence; where there is a front end for widgets, these are displayed before."
     if live():
         from IPython.display import display
-        display(self.widget()._repr_mimebundle_() | {"text/plain": "(the explorer is not running; this is where it began)"}, raw=True)
-    return {"image/png": base64.b64encode(still(self.figure())).decode(), "text/plain": self.view().sentence.replace("**", "")}
+        gone = {"text/plain": "(the explorer is not running; this is where it began)"}
+        display(self.widget()._repr_mimebundle_() | gone, raw=True)
+    picture = base64.b64encode(still(self.figure())).decode()
+    return {"image/png": picture, "text/plain": self.view().sentence.replace("**", "")}
 
 # %% ../nbs/74_explorer.ipynb #20380276
 def explore(

@@ -47,7 +47,7 @@ def _share(t): return f"{round(100 * t, 6):g}%"
 def _chances(p): return "p < 0.001" if p < .0005 else f"p = {p:.3f}"
 def _span(i): return f"{signed(i.low)} to {signed(i.high)}"
 
-# %% ../nbs/73_report.ipynb #7b731e07
+# %% ../nbs/73_report.ipynb #70654b20
 @dataclass(frozen=True)
 class Standing:
     "What a study's table says about one ranking, averaged over the shares."
@@ -73,13 +73,12 @@ def _read_flags(text):
 
 _NONE = Interval(math.nan, math.nan, math.nan, 0)
 
-def _interval(lines, mode):
-    "The interval that a line holds; not a number where there is none."
-    found = lines[lines["mode"] == mode]
-    if not len(found): return _NONE
-    return Interval(*map(float, found.iloc[0][["value", "low", "high"]]), int(found.n.fillna(0).iloc[0]))
+def _intervals(lines):
+    "The interval of each mark that a ranking's lines hold."
+    numbers = zip(lines["mode"], lines.value.astype(float), lines.low.astype(float), lines.high.astype(float), lines.n.fillna(0))
+    return {mode: Interval(value, low, high, int(n)) for mode, value, low, high, n in numbers}
 
-# %% ../nbs/73_report.ipynb #6866a5da
+# %% ../nbs/73_report.ipynb #5197ba60
 def metrics(
     table,  # tidy frame of one study
 ) -> list:  # of "ROAR" and "KAR"
@@ -95,7 +94,8 @@ def standings(
     found = []
     for method, lines in part.groupby("method"):
         flags = {k: v for text in lines["flags"] for k, v in _read_flags(text).items() if v is not None}
-        found.append(Standing(method, flags, *(_interval(lines, mode) for mode in _MARKS)))
+        marks = _intervals(lines)
+        found.append(Standing(method, flags, *(marks.get(mode, _NONE) for mode in _MARKS)))
     blind = any(not math.isnan(s.gain.mean) for s in found)
     mark = lambda s: (s.gain if blind else s.plain).mean
     return sorted(found, key=lambda s: (s.reference, math.isnan(mark(s)), -np.nan_to_num(mark(s)), s.method))
@@ -147,7 +147,7 @@ def _partial(facts):
     rest = ", ".join(f"{cells[k]} {k}" for k in ("failed", "missing") if cells[k])
     return [] if complete(facts) else [(f"{cells['done']} of {sum(cells.values())} cells: not a result yet", f"({rest}).")]
 
-# %% ../nbs/73_report.ipynb #4ef914da
+# %% ../nbs/73_report.ipynb #9b0a0a45
 def _given(i):
     "Interval and replicates, for brackets."
     return f"95% interval {_span(i)}, {i.n} replicates" if i.n > 2 else "no interval: fewer than 3 replicates"
@@ -166,7 +166,7 @@ def _largest(known, facts):
     n, among = s.gain.n, " among rankings that look at the image" * (s is not known[0])
     clause = f"{s.method} has the largest measured gain{among}:"
     rest = f"{signed(s.gain.mean)} accuracy on average over the shares ({_given(s.gain)})."
-    if n < 6: return clause, f"{rest} {'Interval only: ' * (n > 2)}{n} replicates cannot support a claim."
+    if n < 6: return clause, f"{rest} {'Interval only: ' * (n > 2)}{n} replicate{'s' * (n > 1)} cannot support a claim."
     if not complete(facts): return clause, rest
     return "No ranking can be told from a random one", f"of the same size by a network blind to the mask. {clause} {rest}"
 
@@ -478,18 +478,18 @@ MEANING = (
     ("Whose reader.", "Numbers hold for this data and this kind of reader. Maps made by a sister of the reader can cost it more than "
      "they cost a reader of another family; a difference counts when both agree."))
 
-# %% ../nbs/73_report.ipynb #863c6678
+# %% ../nbs/73_report.ipynb #089f2dde
 def csv_text(
     table,              # tidy frame
     *,
     safe: bool = True,  # False keeps text exactly as it is, for reading back by a program
-) -> str:               # lines end with \n
+) -> str:               # lines end with \r\n, so that either character inside a text is quoted
     "A table as CSV that no spreadsheet takes for formulas."
     guard = lambda v: "'" + v if safe and isinstance(v, str) and re.match(r"[=+\-@\t\r]", v) else v
     guarded = table.apply(lambda column: column if column.dtype.kind in "iufb" else column.map(guard))
-    return guarded.rename(columns=guard).to_csv(index=False, lineterminator="\n")
+    return guarded.rename(columns=guard).to_csv(index=False, lineterminator="\r\n")
 
-# %% ../nbs/73_report.ipynb #b25963ec
+# %% ../nbs/73_report.ipynb #9f659877
 STYLE = """
 *{box-sizing:border-box}html{-webkit-text-size-adjust:100%}
 body{margin:0;overflow-wrap:break-word;font-variant-numeric:tabular-nums}main{max-width:1060px;margin:0 auto;padding:28px 28px 56px}
@@ -500,7 +500,7 @@ h3{font-size:13px;margin:0 0 0 8px}p,ul,dl{max-width:70ch;margin:8px 0}.which{ma
 .said p{margin:0 0 12px}.said p:last-child{margin:0}dd,.said,.grey{overflow-wrap:anywhere}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:14px;line-height:1.45}
 th{text-align:left}td,th{padding:7px 14px 7px 0;vertical-align:middle}tbody tr{border-bottom:1px solid var(--line)}
-thead th{font-weight:400;color:var(--soft);vertical-align:bottom;border-bottom:1px solid var(--line)}
+thead small{white-space:nowrap}thead th{font-weight:400;color:var(--soft);vertical-align:bottom;border-bottom:1px solid var(--line)}
 tr>:first-child{position:sticky;left:0;background:var(--bg);z-index:1}
 .result{min-width:760px}.result td{white-space:nowrap}.result tbody th{min-width:96px;max-width:150px}
 .result td:nth-child(2){white-space:normal;min-width:112px}.wb svg.forest{width:150px}.doubt .blind{opacity:.45;filter:grayscale(1)}
@@ -513,7 +513,7 @@ tr>:first-child{position:sticky;left:0;background:var(--bg);z-index:1}
 .switch input:focus-visible+label{outline:2px solid var(--c1)}.view{display:none}.pictures{width:auto}.pictures tbody tr{border:0}
 .pictures td,.pictures th{padding:4px 8px 4px 0;min-width:96px;max-width:120px;font-size:13px;font-weight:400;vertical-align:top}
 .pictures thead th{vertical-align:bottom}.wb .pictures img{width:88px;height:auto;display:block}
-.trust{min-width:560px}.trust td:nth-child(3),.plain td,.plain th{white-space:nowrap}.plain{width:auto}
+.trust td:nth-child(3),.plain td,.plain th{white-space:nowrap}.plain{width:auto}
 dt{font-weight:600;margin-top:8px}dd{margin:0}li{margin:6px 0}summary{cursor:pointer}a{color:var(--c1)}
 @media(max-width:560px){main{padding:18px 16px 40px}h1{font-size:24px}.wb .pictures img{width:60px}
 .pictures td,.pictures th{min-width:68px;font-size:12px}.wb svg.forest{width:100px}.result tbody th{max-width:116px}td,th{padding-right:10px}}

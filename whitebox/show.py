@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'FONT', 'MONO', 'CSS', 'NORMS', 'SCALES', 'RAMPS', 'RAINBOWS', 'CHECKER', 'HOUSE', 'LOOKS', 'variables',
-           'Png', 'png', 'img', 'rgb', 'divisor', 'scaled', 'ramp_colours', 'colour', 'overlay', 'left', 'still',
-           'wrapped', 'place', 'scale_bar', 'grid', 'show', 'bar_of', 'panels', 'panel', 'curves', 'key', 'svg']
+           'Png', 'png', 'img', 'rgb', 'divisor', 'scaled', 'channels', 'ramp_colours', 'colour', 'overlay', 'left',
+           'still', 'wrapped', 'place', 'scale_bar', 'grid', 'show', 'bar_of', 'panels', 'panel', 'curves', 'key',
+           'svg']
 
 # %% ../nbs/09_show.ipynb #74486a2b
 import base64
@@ -48,7 +49,7 @@ CSS = f"""
 .wb pre{{background:var(--wash);color:var(--ink);font:13px/1.5 {MONO};padding:8px 12px;overflow-x:auto}}
 """
 
-# %% ../nbs/09_show.ipynb #7d405f28
+# %% ../nbs/09_show.ipynb #1dcde36b
 class Png(bytes):
     "Bytes of a picture, which a notebook shows."
     def _repr_png_(self): return bytes(self)
@@ -67,9 +68,10 @@ def png(
     chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     head = struct.pack(">IIBBBBB", a.shape[1], a.shape[0], 8, 0 if a.ndim == 2 else 2, 0, 0, 0)
     rows = b"".join(b"\0" + row.tobytes() for row in a)
-    return Png(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b""))
+    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+    return Png(b"\x89PNG\r\n\x1a\n" + chunks)
 
-# %% ../nbs/09_show.ipynb #8e15c9df
+# %% ../nbs/09_show.ipynb #7bc0b153
 def img(
     picture,          # uint8 [H,W] or [H,W,3], or the Png of one
     alt: str,         # what is to be seen, in words
@@ -78,7 +80,8 @@ def img(
     "A picture inside a page."
     data = picture if isinstance(picture, Png) else png(picture)
     wide, high = struct.unpack(">II", data[16:24])
-    return (f'<img decoding=sync alt="{html.escape(alt)}" width={width or wide} height={round((width or wide) * high / wide)} '
+    width = width or wide
+    return (f'<img decoding=sync alt="{html.escape(alt)}" width={width} height={round(width * high / wide)} '
             f'src="data:image/png;base64,{base64.b64encode(data).decode()}">')
 
 # %% ../nbs/09_show.ipynb #6d60d1d2
@@ -131,11 +134,15 @@ def scaled(
     v = v / divisor(v, "largest" if norm == "minmax" else norm, scale)
     return torch.where(low == high, 0., v).clamp(-1, 1)
 
-# %% ../nbs/09_show.ipynb #9b4cc141
+# %% ../nbs/09_show.ipynb #1cd21a66
 RAMPS = {"RdBu": (("#ffffff", "#d1e5f0", "#92c5de", "#4393c3", "#2166ac", "#053061"),
                   ("#ffffff", "#fddbc7", "#f4a582", "#d6604d", "#b2182b", "#67001f")),
          "Greys": (None, ("#ffffff", "#d9d9d9", "#bdbdbd", "#969696", "#636363", "#252525"))}
 RAINBOWS = ("jet", "turbo", "rainbow", "gist_rainbow", "hsv", "nipy_spectral", "Spectral", "gist_ncar", "prism")
+
+def channels(colour: str) -> list:
+    "Red, green and blue, 0 to 255, of #rrggbb."
+    return [int(colour[i:i + 2], 16) for i in (1, 3, 5)]
 
 def ramp_colours(
     u: torch.Tensor,    # values in [-1,1], any shape
@@ -143,12 +150,13 @@ def ramp_colours(
 ) -> torch.Tensor:      # uint8, one more axis of 3
     "Colours of scaled values: white at zero, darker on both sides."
     if cmap in RAINBOWS:
-        raise BadValue(f"cmap is {cmap!r}. A rainbow's brightness rises and falls, so it draws edges that are not in the map "
-                       "and gives zero a colour. Take 'RdBu', or 'Greys' for maps without negative values.")
+        raise BadValue(f"cmap is {cmap!r}. A rainbow's brightness rises and falls: it draws edges that are not "
+                       "in the map and gives zero a colour. Take 'RdBu', or 'Greys' for maps without negative values.")
     if cmap not in RAMPS: raise UnknownName(f"There is no colour map {cmap!r}.{closest(cmap, RAMPS)}")
     if cmap == "Greys" and u.numel() and u.min() < 0:
         raise BadValue("cmap is 'Greys' and the map has negative values, whose sign would be lost. Take 'RdBu'.")
-    below, above = (torch.tensor([[int(c[i:i + 2], 16) for i in (1, 3, 5)] for c in side or RAMPS[cmap][1]]) for side in RAMPS[cmap])
+    above = torch.tensor([channels(c) for c in RAMPS[cmap][1]])
+    below = torch.tensor([channels(c) for c in RAMPS[cmap][0] or RAMPS[cmap][1]])
     at = u.abs() * 5
     i = at.floor().clamp(max=4).long()
     mix = lambda table: torch.lerp(table[i].float(), table[i + 1].float(), (at - i)[..., None])
@@ -178,7 +186,7 @@ def overlay(
     ghost = rgb(x).float().mean(-1, keepdim=True)[:, None]
     return torch.lerp(ghost, colour(maps, norm, scale, cmap).float(), opacity).round().to(torch.uint8)
 
-# %% ../nbs/09_show.ipynb #e6d34428
+# %% ../nbs/09_show.ipynb #ee7c1dcd
 CHECKER = ((226, 140, 88), (243, 190, 152))
 
 def left(
@@ -188,16 +196,18 @@ def left(
     "What is left of images; destroyed pixels are an orange checker."
     n, h, w = len(x), *x.shape[-2:]
     if gone.dtype != torch.bool or gone.numel() != n * h * w:
-        raise BadShape(f"gone has shape {tuple(gone.shape)} and type {gone.dtype}. Give a bool for each of {n} × {h * w} pixels.")
+        raise BadShape(f"gone has shape {tuple(gone.shape)} and type {gone.dtype}. "
+                       f"Give a bool for each of {n} × {h * w} pixels.")
     odd = (torch.arange(h)[:, None] + torch.arange(w)) % 2
     return torch.where(gone.detach().cpu().view(n, h, w, 1), torch.tensor(CHECKER, dtype=torch.uint8)[odd], rgb(x))
 
-# %% ../nbs/09_show.ipynb #b060f9d4
+# %% ../nbs/09_show.ipynb #1a37d9a4
 HOUSE = {"font.family": ["DejaVu Sans"], "font.size": 11, "axes.titlesize": 12, "axes.titleweight": "bold",
          "axes.titlelocation": "left", "axes.labelsize": 11, "xtick.labelsize": 11, "ytick.labelsize": 11,
          "legend.fontsize": 11, "figure.dpi": 72, "savefig.dpi": 72, "svg.fonttype": "none", "svg.hashsalt": "whitebox",
          "text.color": "#1d2125", "axes.labelcolor": "#5b636b", "xtick.color": "#5b636b", "ytick.color": "#5b636b",
-         "axes.edgecolor": "#d9dde1", "axes.facecolor": "#ffffff", "figure.facecolor": "#ffffff", "grid.color": "#d9dde1"}
+         "axes.edgecolor": "#d9dde1", "axes.facecolor": "#ffffff", "figure.facecolor": "#ffffff",
+         "grid.color": "#d9dde1"}
 
 def still(
     fig,     # a matplotlib figure
@@ -266,7 +276,7 @@ def grid(
         if bar: scale_bar(fig, (side, y + 8, 112, 10), *bar)
     return fig
 
-# %% ../nbs/09_show.ipynb #6f9ae926
+# %% ../nbs/09_show.ipynb #05489ce8
 def show(
     x: torch.Tensor,         # images [N,1,H,W] or [N,3,H,W] in [0,1]
     maps=None,               # maps [N,C,H,W], or a dict of them by title; more than one channel is summed
@@ -284,10 +294,12 @@ def show(
     maps = maps if isinstance(maps, dict) else {"map": maps}
     for title, m in maps.items():
         if m.ndim != 4 or len(m) != len(x):
-            raise BadShape(f"{title} has shape {tuple(m.shape)}, images {tuple(x.shape)}. Give one map [C,H,W] for each image.")
+            raise BadShape(f"{title} has shape {tuple(m.shape)}, images {tuple(x.shape)}. "
+                           "Give one map [C,H,W] for each image.")
     planes = torch.cat([m.detach().cpu().float().sum(1, keepdim=True) for m in maps.values()], 1)
     drawn = overlay(x, planes, opacity, norm, scale, cmap) if opacity < 1 else colour(planes, norm, scale, cmap)
-    lines = [[(title * (i == 0), p) for title, p in zip(("image", *maps), (a, *b))] for i, (a, b) in enumerate(zip(rgb(x), drawn))]
+    titles = "image", *maps
+    lines = [[("" if i else t, p) for t, p in zip(titles, (a, *b))] for i, (a, b) in enumerate(zip(rgb(x), drawn))]
     return still(grid(lines, rows or (), bar_of(planes, norm, scale, cmap)))
 
 def bar_of(planes, norm, scale, cmap) -> tuple:
@@ -297,10 +309,11 @@ def bar_of(planes, norm, scale, cmap) -> tuple:
     ends = ["least", "largest"] if norm == "minmax" else ["−" + top, "0", top] if signed else ["0", top]
     return cmap, -1 if signed else 0, ends, SCALES[scale]
 
-# %% ../nbs/09_show.ipynb #03f74416
+# %% ../nbs/09_show.ipynb #15fea4b5
 LOOKS = {"blind": dict(color="c3", marker="D", linewidth=2.6, zorder=4, label="blind ROAR"),
          "plain": dict(color="c1", marker="o", linewidth=2, zorder=3, label="plain ROAR"),
-         "flagged": dict(color="c1", marker="o", linewidth=2, zorder=3, markerfacecolor="bg", label="plain ROAR (the mask leaks)"),
+         "flagged": dict(color="c1", marker="o", linewidth=2, zorder=3, markerfacecolor="bg",
+                         label="plain ROAR (the mask leaks)"),
          "mask": dict(color="c2", marker="s", linewidth=1.6, zorder=2, markerfacecolor="bg", label="the mask alone"),
          "method": dict(color="c1", linewidth=2.2, zorder=3, label="method"),
          "random": dict(color="soft", linestyle=(0, (4, 3)), linewidth=1.4, zorder=1, label="random ranking")}
@@ -336,12 +349,12 @@ def panel(
     "One empty panel in the style of the house."
     return panels([title], 1, width, height)[0]
 
-# %% ../nbs/09_show.ipynb #aba5e867
+# %% ../nbs/09_show.ipynb #2470631b
 def curves(
     ax,                # axes made by `panel`
     shares,            # where the curves are known: shares removed, 0..1
     lines: dict,       # look -> values, or (values, low, high) with a band
-    labels: dict = {}, # look -> words for the key, where they differ from the usual ones
+    labels=None,       # look -> words for the key, where they differ from the usual ones
     chance=None,       # level of guessing: a dotted line
 ):
     "Curves from 0 to 1 against the share removed, with their bands."
@@ -349,8 +362,8 @@ def curves(
     for name, line in lines.items():
         if name not in LOOKS: raise UnknownName(f"There is no look {name!r}.{closest(name, LOOKS)}")
         values, *band = line if isinstance(line, tuple) else (line,)
-        style = {k: look(v) if isinstance(v, str) else v for k, v in LOOKS[name].items()} | dict(markersize=5, clip_on=False)
-        if name in labels: style["label"] = labels[name]
+        style = {k: look(v) if isinstance(v, str) else v for k, v in LOOKS[name].items()}
+        style |= dict(markersize=5, clip_on=False, label=(labels or {}).get(name, style["label"]))
         if band: ax.fill_between(shares, *band, color=style["color"], alpha=.16, linewidth=0, zorder=0)
         ax.plot(shares, values, **style)
     if chance is not None: ax.axhline(chance, color=look("soft"), linewidth=1, linestyle=":")
@@ -363,7 +376,8 @@ def key(
 ):
     "One key above all panels of a figure."
     handles, words = ax.get_legend_handles_labels()
-    ax.figure.legend(handles, words, loc="outside upper left", ncols=max(1, int(ax.figure.get_figwidth() * 72 // 150)), frameon=False)
+    across = max(1, int(ax.figure.get_figwidth() * 72 // 150))
+    ax.figure.legend(handles, words, loc="outside upper left", ncols=across, frameon=False)
 
 # %% ../nbs/09_show.ipynb #bdb34737
 def svg(

@@ -62,7 +62,7 @@ def leaks(mask: Tensor, chance: float) -> bool:
     each = [paired_t((mask[:, t] - chance).numpy()) for t in range(mask.shape[1])]
     return any(i.mean >= .02 and (i.low > 0 or len(mask) < 3) for i in each)
 
-# %% ../nbs/72_table.ipynb #3ab7c096
+# %% ../nbs/72_table.ipynb #987be383
 def summaries(found: dict, protocol, chance: float) -> list:
     "Gain, cost, leak, plain gain and mask of every method of a protocol, with intervals over replicates and images."
     name, sign, out = type(protocol).__name__, protocol.sign, []
@@ -71,7 +71,7 @@ def summaries(found: dict, protocol, chance: float) -> list:
         gain = blind_gain(a["blind"][:, :, 0], a["random blind"][:, :, 0], sign)
         cost = own_mask_cost(a["blind"][:, :, 0], a["borrowed"], sign)
         plain = blind_gain(a["retrained"][:, :, 0], a["random retrained"][:, :, 0], sign)
-        leak, mask = gain - plain, acc(a["mask"])
+        leak, mask = sign * (gain - plain), acc(a["mask"])
         most = paired_t(mask[:, mask.mean(0).argmax()].numpy())
         flags = dict(leak=leaks(mask, chance))
         for mode, interval in dict(gain=two_way_t(gain.numpy()), cost=two_way_t(cost.numpy()), leak=two_way_t(leak.numpy()),

@@ -16,6 +16,8 @@ from .integrated_gradients import IntegratedGradients, gap
 from .layers import Activation, At
 from .smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
 
-# %% ../../nbs/49_attribution.ipynb #33919ad3
-_all_ = ["Gradient", "InputXGradient", "IntegratedGradients", "GradCAM", "At", "Activation", "SmoothGrad", "SmoothGradSquared",
-         "VarGrad", "Random", "Sobel", "Centre", "InputMagnitude", "ConstantMap", "Blurred", "gap", "check_method"]
+# %% ../../nbs/49_attribution.ipynb #bd91a2fc
+_all_ = ["Gradient", "InputXGradient", "IntegratedGradients", "GradCAM", "At", "Activation",
+         "SmoothGrad", "SmoothGradSquared", "VarGrad",
+         "Random", "Sobel", "Centre", "InputMagnitude", "ConstantMap", "Blurred",
+         "gap", "check_method"]

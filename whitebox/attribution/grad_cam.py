@@ -12,14 +12,13 @@ from ..errors import UnsupportedModel
 from ..method import Method
 from ..probe import Probe
 
-# %% ../../nbs/33_grad_cam.ipynb #892e14bb
+# %% ../../nbs/33_grad_cam.ipynb #3e9d6fb1
 @dataclass(frozen=True)
 class GradCAM(Method):
     "The positive part of a layer's channels, each weighted by its mean gradient."
     layer: str | None = None   # a name, as "features.8"; None is the last layer with a grid
     signed, spatial, moves = False, True, False
     needs = "gradient", "layer"
-    exempt = {"classes": "two classes may both have an empty map"}
     def attribute(self, p, x, target):
         A, dA = p.at(self.layer, x, target)
         w = with_grid(dA, self.layer, p, x).mean((2, 3), keepdim=True)

@@ -14,7 +14,7 @@ from ..errors import BadValue
 from ..fill import Black, Fill
 from ..method import Average, Method
 
-# %% ../../nbs/24_integrated_gradients.ipynb #d42d04e7
+# %% ../../nbs/24_integrated_gradients.ipynb #d6c43936
 @dataclass(frozen=True)
 class IntegratedGradients(Average):
     "Gradients averaged on the straight path from `baseline` to the image, times the distance."
@@ -23,12 +23,13 @@ class IntegratedGradients(Average):
     complete, linear = True, True
     draws = property(lambda self: self.steps)
     def check(self):
-        if self.steps < 1: raise BadValue(f"IntegratedGradients.steps is {self.steps}; it must be at least 1. Give 16 or more.")
+        if self.steps < 1:
+            raise BadValue(f"IntegratedGradients.steps is {self.steps}; it must be at least 1. Give 16 or more.")
     def integrand(self, p, x, target, draw):
         x0 = self.baseline(x)
         return (x - x0) * p.grad(x0 + draw.u * (x - x0), target)
 
-# %% ../../nbs/24_integrated_gradients.ipynb #8f49fdea
+# %% ../../nbs/24_integrated_gradients.ipynb #6ff60be3
 class Gap(NamedTuple):
     "The completeness gap of each image, and the change of its score."
     share: Tensor    # |Σa − Δs| / Σ|a|, [N]
@@ -41,5 +42,6 @@ def gap(
     target=None,        # as of a method
 ) -> Gap:               # two tensors [N]
     "What the maps of a method lack to the change of the score."
-    if not method.complete: raise BadValue(f"{method.label} does not claim to add up. Give a complete method, as IntegratedGradients().")
+    if not method.complete:
+        raise BadValue(f"{method.label} does not claim to add up. Give a complete method, as IntegratedGradients().")
     return Gap(lack(method, model, x, target), change(method, model, x, target).abs())

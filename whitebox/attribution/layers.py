@@ -39,7 +39,7 @@ def exchanged(module, A: Tensor):
         with torch.no_grad(): yield
     finally: handle.remove()
 
-# %% ../../nbs/42_layers.ipynb #b7b8c85b
+# %% ../../nbs/42_layers.ipynb #51f69539
 def held(name: str) -> property:
     "An attribute that is the one of the method held."
     return property(lambda self: getattr(self.of, name))
@@ -63,6 +63,6 @@ class Activation(Method):
     "The mean of a layer's channels: what lights up, whatever the class."
     layer: str | None = None        # a name, as "features.8"; None is the last layer with a grid
     spatial, moves = True, False
-    needs, exempt = ("layer",), {"refuses": "it asks for no class, so it refuses none"}
+    needs = ("layer",)
     def attribute(self, p, x, target):
         return with_grid(p.activation(self.layer, x), self.layer, p, x).mean(1, keepdim=True)
