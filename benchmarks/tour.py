@@ -18,7 +18,7 @@ def children():
     try: import resource
     except ImportError: return None, None
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
 
 def accuracies(table):
     "Test accuracies of the networks trained on whole images, one for each replicate"

@@ -84,7 +84,8 @@ def lab(tmp_path_factory):
     server = subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
          "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=",
-         f"--ServerApp.root_dir={tmp / 'root'}", "--ServerApp.disable_check_xsrf=True"], stdout=log, stderr=subprocess.STDOUT, env=env)
+         f"--ServerApp.root_dir={tmp / 'root'}", "--ServerApp.disable_check_xsrf=True"],
+        stdout=log, stderr=subprocess.STDOUT, env=env)
     try:
         for _ in range(300):
             if server.poll() is not None: raise RuntimeError((tmp / "lab.log").read_text()[-2000:])

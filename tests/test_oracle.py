@@ -17,11 +17,16 @@ from whitebox.toys import zoo
 GRIDS = {"conv": "g", "norm": "f", "softplus": "g", "residual": "norm"}   # a layer with a grid that runs once
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
+
+
+def images(): return torch.rand(4, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
 @pytest.fixture(params=["conv", "norm", "softplus", "functional", "residual", "tokens"])
 def case(request):
     "A network's name, the network, four images and their classes."
-    x = torch.rand(4, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return request.param, zoo()[request.param].double(), x, torch.tensor([0, 1, 2, 0])
+    return request.param, zoo()[request.param].double(), images(), torch.tensor([0, 1, 2, 0])
 
 
 def same(ours, theirs):
@@ -44,13 +49,14 @@ def test_input_x_gradient(case):
 @pytest.mark.parametrize("baseline", [Black(), ChannelMean()])
 def test_integrated_gradients(case, baseline):
     _, net, x, y = case
+    # captum holds places on the path in float32, which is exact for a power of two
     theirs = CaptumIntegratedGradients(net).attribute(x, baseline(x), y, n_steps=16, method="riemann_middle")
     same(IntegratedGradients(16, baseline)(net, x, y), theirs)
 
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_layers(name):
-    net, x, y = zoo()[name].double(), torch.rand(4, 3, 16, 16, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    net, x, y = zoo()[name].double(), images(), torch.tensor([0, 1, 2, 0])
     layer = dict(net.named_modules())[GRIDS[name]]
     same(GradCAM(GRIDS[name])(net, x, y, upsample=False), LayerGradCam(net, layer).attribute(x, y).relu())
     theirs = LayerGradientXActivation(net, layer).attribute(x, y).sum(1, keepdim=True)

@@ -35,6 +35,9 @@ PARTIAL = dict(cells=dict(done=187, failed=2, missing=21)).items()
 CASES = dict(six=study, three=lambda: study(3), two=lambda: study(2), kar=lambda: study(3, kar=True), partial=lambda: study(6, cells=PARTIAL),
              failing=lambda: study(6, certificates=(.05, -.01, -.3, .2, None)))
 
+@functools.cache
+def case(name): return CASES[name]()
+
 def spoken(table, facts):
     "Every number that the table and the facts allow a sentence to hold"
     numbers = [v for c in ("value", "low", "high") for v in table[c].dropna()]
@@ -47,19 +50,19 @@ def spoken(table, facts):
     counts = [*range(rankings + 1), facts["replicates"], sum(facts["cells"].values()), *facts["cells"].values()]
     return said | {str(c) for c in counts} | {"3"}     # "fewer than 3 replicates"
 
-@pytest.mark.parametrize("case", CASES)
-def test_every_number_of_a_sentence_is_in_the_table(case):
-    table, facts = CASES[case]()
+@pytest.mark.parametrize("name", CASES)
+def test_every_number_of_a_sentence_is_in_the_table(name):
+    table, facts = case(name)
     said = " ".join(f"{bold} {rest}" for bold, rest in page.sentences(table, facts))
-    for name in sorted(table.method.unique(), key=len, reverse=True): said = said.replace(name, "") if name else said
+    for label in sorted(table.method.unique(), key=len, reverse=True): said = said.replace(label, "") if label else said
     found = re.findall(r"p [=<] [\d.]+\d|[+−]?\d*\.\d+|[<>]?\d+(?:\.\d+)?%|(?<!C)\d+", said)
     assert len(found) > 3 and set(found) <= spoken(table, facts), set(found) - spoken(table, facts)
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_claim_needs_six_replicates_and_every_cell(case):
-    table, facts = CASES[case]()
+@pytest.mark.parametrize("name", CASES)
+def test_a_claim_needs_six_replicates_and_every_cell(name):
+    table, facts = case(name)
     said, written = " ".join(map(" ".join, page.sentences(table, facts))), page.report(table, facts)
-    may = case in ("six", "failing")
+    may = name in ("six", "failing")
     assert ("remove evidence" in said) == ("p = 0.031" in written) == ('fill="var(--c3)"' in written.split('class="result"')[1].split("</table>")[0]) == may
     for word in ("significant", "better than", "outperform"): assert word not in said
 
@@ -69,7 +72,7 @@ def test_what_is_missing_or_fails_comes_first():
     assert clauses[:3] == ["187 of 210 cells: not a result yet", "C1 fails:", "C3 fails:"]
 
 def test_stands_alone_and_is_small():
-    table, facts = study(6)
+    table, facts = case("six")
     text = page.report(table, facts, pictures())
     assert not re.findall(r"<script|<link|<iframe|@import|url\((?!#)|\son\w+=", text)
     links = re.findall(r'(?:src|href)=["\']?([^"\'\s>]+)', text)

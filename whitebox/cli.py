@@ -151,7 +151,7 @@ def study_cells(texts: list, store) -> list:
     studies = [parse(Path(t).read_text() if Path(t).exists() else t).settled(store) for t in texts]
     return [k for s in studies for k in (*cells(s), s.data.digest)]
 
-# %% ../nbs/79_cli.ipynb #91b51ed5
+# %% ../nbs/79_cli.ipynb #76057082
 EXAMPLES = dict(
     tour="whitebox tour --data digits --quick", train="whitebox train mnist simple_cnn --epochs 1 --root ~/data",
     methods="whitebox methods --filter model-free", explore="whitebox explore", doctor="whitebox doctor --json", store="whitebox store verify runs/store",
@@ -181,6 +181,7 @@ def arguments_of(v: dict):
     size = v["tour"].add_mutually_exclusive_group()
     size.add_argument("--quick", dest="full", action="store_false", help="minutes (default)")
     size.add_argument("--full", dest="full", action="store_true", help="hours: larger images and network, all methods, 6 replicates")
+    v["tour"].set_defaults(full=False)
     v["train"].add_argument("data", help="digits, mnist, fashion, cifar10, shapes, or a value such as \"Digits(size=28)\"")
     v["train"].add_argument("network", help="tiny_cnn, simple_cnn, or a value such as \"SimpleCNN(width=16)\"")
     v["train"].add_argument("--out", help="folder for weights, log and accuracies; a training found there goes on")

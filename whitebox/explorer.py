@@ -159,7 +159,7 @@ def size_of(result) -> int:
     if isinstance(result, Tensor): return result.numel() * result.element_size()
     return sum(map(size_of, result)) if isinstance(result, tuple) else 100
 
-# %% ../nbs/74_explorer.ipynb #6673bbab
+# %% ../nbs/74_explorer.ipynb #973d3bc5
 def called(value) -> str:
     "A value as Python that makes it, without its defaults."
     if not isinstance(value, Value): return repr(value)
@@ -171,6 +171,7 @@ def parts(value) -> set:
     inner = [v for v in vars(value).values() if isinstance(v, Value) and called(v) in called(value)]
     return {type(value)}.union(*map(parts, inner))
 
+# %% ../nbs/74_explorer.ipynb #829f7b37
 def home(thing) -> str:
     "The outermost package that offers a class or function, else its module."
     words = thing.__module__.split(".")
@@ -196,18 +197,22 @@ def snippet(rows: str, method: Method, fill: Fill, region: Region, state: State,
                       f"left = {state.mode}(x, order, {state.share}{more})",
                       f"with Probe(model) as p: value = p(left).softmax(1)[0, {k}].item()  # {value!r}"])
 
-# %% ../nbs/74_explorer.ipynb #f109bbca
+# %% ../nbs/74_explorer.ipynb #c4f01998
 class Explorer:
     "A model, images, and what is being looked at."
     def __init__(self, model, images, methods=None, labels=None, names=None, **state):
         check_model(model)
+        self.model, self.images, self.cache = model, images, Cache()
+        self.methods = methods or default_methods()
+        self.error = self.stage = self.shown = None
         split = getattr(images, "test", images)
         given = isinstance(split, Tensor)
         self.x = image_batch(split) if given else split.x
         self.rows = ("images" if split is images else "images.test") + "[{0}:{1}]" + ("" if given else ".float()")
         self.labels = labels if labels is not None else getattr(split, "y", None)
         self.names = names or getattr(images, "names", None)
-        if not len(self.x): raise BadValue("There are 0 images. Give [N,C,H,W] in [0,1] with N at least one, or a data set.")
+        if not len(self.x):
+            raise BadValue("There are 0 images. Give [N,C,H,W] in [0,1] with N at least one, or a data set.")
         if self.labels is not None and len(self.labels) != len(self.x):
             raise BadShape(f"There are {len(self.labels)} labels for {len(self.x)} images. Give one for each, or none.")
         self.now = self.drawn = State(**({"method": self.methods[0].label} | texts(state)))
@@ -218,7 +223,7 @@ class Explorer:
         "What is shown, as a dict of JSON values."
         return {f.name: getattr(self.now, f.name) for f in fields(self.now)}
 
-# %% ../nbs/74_explorer.ipynb #dbd793a0
+# %% ../nbs/74_explorer.ipynb #7125cf79
 @patch(cls_method=True)
 def from_state(cls: Explorer, state: dict, model, images, methods=None, labels=None, names=None):
     "An explorer that shows `state`."
@@ -250,7 +255,7 @@ def texts(state: dict) -> dict:
     "A state whose values are written as text."
     return {name: v.label if isinstance(v, Value) else v for name, v in state.items()}
 
-# %% ../nbs/74_explorer.ipynb #c8ff5e3e
+# %% ../nbs/74_explorer.ipynb #09335df3
 @patch
 def view(self: Explorer) -> View:
     "The state as plain data; equal states give equal views."
@@ -279,7 +284,7 @@ def view(self: Explorer) -> View:
                 pictures(x, maps, over, order, s, method, fill, region, label), curve, notes(maps, self.name(k), fill),
                 snippet(self.rows.format(s.image, s.image + 1), method, fill, region, s, k, now), seconds)
 
-# %% ../nbs/74_explorer.ipynb #ee0c7d1d
+# %% ../nbs/74_explorer.ipynb #2b024de1
 @patch
 def method(self: Explorer) -> Method:
     "The method of the state, with the layer of the state if it has one."
@@ -302,7 +307,7 @@ def mapped(method: Method, model, x: Tensor, k: int, region: Region) -> tuple:
     plane = (maps.abs() if method.reduction == "abs" else maps).sum(1, keepdim=True)
     return plane.cpu(), order, time.perf_counter() - start
 
-# %% ../nbs/74_explorer.ipynb #ae936ea3
+# %% ../nbs/74_explorer.ipynb #d7ae0416
 def pictures(x, maps, over: Png, order, s: State, method: Method, fill: Fill, region: Region, label) -> tuple:
     "The image, the map over it, and what is left."
     units, k = region.units(x), count(s.share, order.shape[1])
@@ -331,7 +336,7 @@ def notes(maps: Tensor, explained: str, fill: Fill) -> tuple:
              (f"⚠ {zeros:.0%} of the map is exactly 0: those ranks are random",) if zeros >= .3 else ()
     return f"explains logit of {explained}", f"fill: {fill.label}", *warned
 
-# %% ../nbs/74_explorer.ipynb #c2e0ee22
+# %% ../nbs/74_explorer.ipynb #e1068d76
 STYLE = """
 .wb.stage{font:inherit;font-size:13px;line-height:1.4;background:none}
 .wb.stage .says{font-size:15px;max-width:70ch;margin:.4em 0 .8em}
@@ -347,7 +352,7 @@ STYLE = """
 .jp-OutputArea-child:has(.wb.stage)+.jp-OutputArea-child{display:none}
 """
 
-# %% ../nbs/74_explorer.ipynb #30c2b779
+# %% ../nbs/74_explorer.ipynb #a83dd2b5
 def box(code: str) -> str:
     "Code that one click marks whole."
     return f'<pre class="code">{html.escape(code)}</pre>'
@@ -372,7 +377,7 @@ def stage(
             f'<div class="three">{figures}</div><div class="curve">{curve_svg(view.curve)}</div></div>'
             f'<p class="notes">{told}</p></div>')
 
-# %% ../nbs/74_explorer.ipynb #567f8eae
+# %% ../nbs/74_explorer.ipynb #e9886b83
 def short(label: str) -> str:
     "A method's text, cut where a key has no more room."
     return label if len(label) < 20 else label[:18] + "…"
@@ -400,7 +405,7 @@ def curve_svg(c: Curve) -> str:
             f'<path d="M205 10h20" stroke="var(--soft)" stroke-dasharray="4 3"/>'
             f'{text(230, 14, f"random, {c.draws} draws")}{text(175, 222, c.axis, "text-anchor=middle")}</svg>')
 
-# %% ../nbs/74_explorer.ipynb #ba84e8ec
+# %% ../nbs/74_explorer.ipynb #70ab3096
 @patch
 def to_html(self: Explorer) -> str:
     "The view as a piece of a page that needs no other file."
@@ -428,7 +433,7 @@ def figure(self: Explorer):
         draw_curve(fig.add_axes((506 / 800, 62 / 288, 274 / 800, 158 / 288)), view.curve)
     return fig
 
-# %% ../nbs/74_explorer.ipynb #ba1da5fe
+# %% ../nbs/74_explorer.ipynb #559dd2db
 def pixels(picture: Png):
     "The pixels of PNG bytes."
     from matplotlib.image import imread
@@ -447,7 +452,7 @@ def draw_curve(ax, c: Curve):
     ax.legend(loc="lower left", bbox_to_anchor=(-.02, 1), ncols=2, frameon=False, handlelength=1.4, columnspacing=1,
               borderaxespad=.2)
 
-# %% ../nbs/74_explorer.ipynb #d92a94bb
+# %% ../nbs/74_explorer.ipynb #d97b8d1d
 @patch
 def set(self: Explorer, **change):
     "Change the state and show it: `explorer.set(share=.2, method=IntegratedGradients())`."
@@ -480,7 +485,7 @@ def slow(self: Explorer) -> bool:
     of_map = lambda s: (s.image, s.method, s.target, s.layer)
     return of_map(self.now) != of_map(self.drawn) and self.pace * self.method().passes > .3
 
-# %% ../nbs/74_explorer.ipynb #93bad5a0
+# %% ../nbs/74_explorer.ipynb #2a37c35a
 @patch
 def controls(self: Explorer) -> dict:
     "A picker for each field that is chosen by hand, by name."
@@ -500,7 +505,7 @@ def controls(self: Explorer) -> dict:
         share=W.FloatSlider(step=.01, **percents, **named("Share")),
         opacity=W.FloatSlider(step=.05, **percents, **named("Opacity")))
 
-# %% ../nbs/74_explorer.ipynb #884fad2b
+# %% ../nbs/74_explorer.ipynb #8f12aa9b
 @patch
 def widget(self: Explorer):
     "The live explorer: pickers above and below the stage."
@@ -518,7 +523,7 @@ def widget(self: Explorer):
     for name, picker in self.pickers.items(): picker.observe(partial(self.picked, name), "value")
     return self.whole
 
-# %% ../nbs/74_explorer.ipynb #56218000
+# %% ../nbs/74_explorer.ipynb #524cc353
 @patch
 def picked(self: Explorer, name: str, event):
     "A picker was moved."
@@ -530,7 +535,7 @@ def unfold(self: Explorer, event):
     self.box.layout.display = "" if event["new"] else "none"
     self.draw()
 
-# %% ../nbs/74_explorer.ipynb #bc939561
+# %% ../nbs/74_explorer.ipynb #e5356dbe
 def live() -> bool:
     "Whether a notebook front end listens; WHITEBOX_STATIC=1 says that none does."
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
@@ -546,7 +551,7 @@ def _repr_mimebundle_(self: Explorer, include=None, exclude=None) -> dict:
     picture = base64.b64encode(still(self.figure())).decode()
     return {"image/png": picture, "text/plain": self.view().sentence.replace("**", "")}
 
-# %% ../nbs/74_explorer.ipynb #20380276
+# %% ../nbs/74_explorer.ipynb #03cb5df1
 def explore(
     model,         # images -> logits
     images,        # [N,C,H,W] in [0,1], a Split, or a data set (its test split)

@@ -68,10 +68,10 @@ def pooled(maps: Tensor, region: Region, how: str, x: Tensor) -> Tensor:
     if isinstance(region, Superpixels): total /= torch.zeros_like(total).scatter_add_(1, flat, torch.ones_like(flat).double()).clamp(min=1)
     return total
 
-def permutations(maps: Tensor, n: int, seed: int) -> Tensor:
-    "A permutation of n units for each map, [N,n], made of the seed and the map's own values."
+def permutations(x: Tensor, n: int, seed: int) -> Tensor:
+    "A permutation of n units for each image or map, [N,n], made of the seed and its own values."
     g = torch.Generator()
-    return torch.stack([torch.randperm(n, generator=g.manual_seed(mix(seed, key))) for key in keys(maps)]).to(maps.device)
+    return torch.stack([torch.randperm(n, generator=g.manual_seed(mix(seed, key))) for key in keys(x)]).to(x.device)
 
 # %% ../nbs/08_ranking.ipynb #430c14a5
 def rank(
@@ -79,14 +79,14 @@ def rank(
     region: Region = Pixels(),  # what is ranked
     how: str = "sum",           # "sum" keeps signs, "abs" ranks by absolute value
     seed: int = 0,              # of the order among equals
-    x: Tensor = None,           # the images, where the region depends on them (superpixels) or on their channels
+    x: Tensor = None,           # the images: equals are then ordered by image, and superpixels can be found
 ) -> Tensor:                    # numbers of the units, most important first, int64 [N,U]
     "Order the units of each image by relevance; equals at random."
     if not maps.isfinite().all():
         wrong = (~maps.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
         raise BadValue(f"The maps of images {wrong[:8]} hold values that are not finite. Mend the method before ranking.")
     value = pooled(maps, region, how, maps if x is None else x)
-    shuffle = permutations(maps, value.shape[1], seed)
+    shuffle = permutations(maps if x is None else x, value.shape[1], seed)
     return shuffle.gather(1, value.gather(1, shuffle).argsort(dim=1, descending=True, stable=True))
 
 def tied(maps: Tensor, region: Region = Pixels(), how: str = "sum", x: Tensor = None) -> Tensor:

@@ -309,7 +309,7 @@ def bar_of(planes, norm, scale, cmap) -> tuple:
     ends = ["least", "largest"] if norm == "minmax" else ["−" + top, "0", top] if signed else ["0", top]
     return cmap, -1 if signed else 0, ends, SCALES[scale]
 
-# %% ../nbs/09_show.ipynb #15fea4b5
+# %% ../nbs/09_show.ipynb #61b22be5
 LOOKS = {"blind": dict(color="c3", marker="D", linewidth=2.6, zorder=4, label="blind ROAR"),
          "plain": dict(color="c1", marker="o", linewidth=2, zorder=3, label="plain ROAR"),
          "flagged": dict(color="c1", marker="o", linewidth=2, zorder=3, markerfacecolor="bg",
@@ -318,6 +318,7 @@ LOOKS = {"blind": dict(color="c3", marker="D", linewidth=2.6, zorder=4, label="b
          "method": dict(color="c1", linewidth=2.2, zorder=3, label="method"),
          "random": dict(color="soft", linestyle=(0, (4, 3)), linewidth=1.4, zorder=1, label="random ranking")}
 
+# %% ../nbs/09_show.ipynb #44f7fa7b
 def panels(
     titles,              # one panel for each
     columns: int = 3,    # at most so many in a row
@@ -349,7 +350,7 @@ def panel(
     "One empty panel in the style of the house."
     return panels([title], 1, width, height)[0]
 
-# %% ../nbs/09_show.ipynb #2470631b
+# %% ../nbs/09_show.ipynb #3769237d
 def curves(
     ax,                # axes made by `panel`
     shares,            # where the curves are known: shares removed, 0..1
@@ -379,7 +380,7 @@ def key(
     across = max(1, int(ax.figure.get_figwidth() * 72 // 150))
     ax.figure.legend(handles, words, loc="outside upper left", ncols=across, frameon=False)
 
-# %% ../nbs/09_show.ipynb #bdb34737
+# %% ../nbs/09_show.ipynb #46fac111
 def svg(
     fig,          # a matplotlib figure, as `panel(…).figure`
     label: str,   # what is to be seen, in words and numbers, for who cannot see it

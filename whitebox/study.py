@@ -17,6 +17,7 @@ import time
 import traceback
 from collections import defaultdict
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from multiprocessing import get_context
@@ -35,7 +36,7 @@ from .evaluation.statistics import mde
 from .fill import Constant, Fill
 from .method import Method
 from .models.simple_cnn import Network
-from .models.training import ALONE, Recipe, moments, train
+from .models.training import Recipe, moments, seeded, train
 from .ranking import Pixels, Region, Superpixels, rank
 from .store import Store
 from .target import Predicted, Target
@@ -178,10 +179,12 @@ class Maps(Cell):
 
     @property
     def kind(self): return f"Maps {type(self.method).__name__}"
+    @property
+    def place(self): return self.net.place
 
     def compute(self, store):
-        place, model = self.net.place, self.net.model(store)
-        method, images = reseed(self.method, place.seed, place.replicate, "map"), kept(store, self.net.place.data)
+        place, model = self.place, self.net.model(store)
+        method, images = reseed(self.method, place.seed, place.replicate, "map"), kept(store, place.data)
         x = {name: images.splits[name].float().to(place.recipe.device) for name in ("train", "test")}
         maps = {name: method(model, x[name], self.target).cpu() for name in x}
         return {name: (m.abs() if method.reduction == "abs" else m).float() for name, m in maps.items()}
@@ -196,8 +199,11 @@ class Judged(Cell):
     region: Region = Pixels()
     donors: int = 0   # 0: under their own masks; else the masks of so many other images
 
+    @property
+    def place(self): return self.reader.place
+
     def compute(self, store):
-        place, images = self.reader.place, kept(store, self.reader.place.data)
+        place, images = self.place, kept(store, self.place.data)
         x, y, reader = images.test.float(), images.test.y, self.reader.model(store)
         hidden = mask_pictures(x, gone(orders(store, self.maps, self.region)[1], self.k), self.region) > 0
         rounds = donors(len(x), self.donors, place.seed, place.replicate) if self.donors else [slice(None)]
@@ -213,9 +219,11 @@ class Scored(Cell):
 
     @property
     def kind(self): return f"Scored {type(self.metric).__name__} {type(self.method).__name__}"
+    @property
+    def place(self): return self.net.place
 
     def compute(self, store):
-        place, model = self.net.place, self.net.model(store)
+        place, model = self.place, self.net.model(store)
         x = kept(store, place.data).test.float()[:self.images].to(place.recipe.device)
         score = self.metric(model, x, reseed(self.method, place.seed, place.replicate, "map"))
         return {"values": score.values} | ({} if score.curve is None else {"curve": score.curve})
@@ -226,7 +234,8 @@ def result(store: Store, cell: Cell) -> dict:
     found = store.get(cell.key)
     if found is None:
         began = time.perf_counter()
-        found = {name: np.asarray(v.detach() if isinstance(v, Tensor) else v) for name, v in cell.compute(store).items()}
+        with seeded(cell.place.recipe.threads, cell.key):
+            found = {name: np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v) for name, v in cell.compute(store).items()}
         store.put(cell.key, repr(cell), found, seconds=time.perf_counter() - began, kind=cell.kind, host=socket.gethostname(),
                   versions=f"torch {torch.__version__}, python {platform.python_version()}")
     return found
@@ -234,8 +243,8 @@ def result(store: Store, cell: Cell) -> dict:
 @lru_cache(8)
 def orders(store: Store, maps: Maps, region: Region) -> list:
     "The rankings of training and test images."
-    found = result(store, maps)
-    return [rank(torch.from_numpy(np.array(found[name])), region) for name in ("train", "test")]
+    found, images = result(store, maps), kept(store, maps.place.data)
+    return [rank(torch.from_numpy(np.array(found[name])), region, x=images.splits[name].float()) for name in ("train", "test")]
 
 # %% ../nbs/71_study.ipynb #42623ad2
 @dataclass(frozen=True)
@@ -326,11 +335,11 @@ def attempt(store: Store, cell: Cell, key: str) -> tuple:
     try:
         if cell.key != key:
             raise StoreConflict(f"This worker would store {cell.kind} under another key. Install the same version everywhere.")
-        with ALONE: result(store, cell)
+        result(store, cell)
         return key, "done", ""
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        store.fail(key, reason=reason, text=repr(cell), traceback=traceback.format_exc())
+        with suppress(StoreConflict): store.fail(key, reason=reason, text=repr(cell), traceback=traceback.format_exc())
         return key, "failed", reason
 
 @lru_cache(1)
@@ -472,11 +481,11 @@ class Plan:
     smallest: float      # difference that can be seen; NaN below 3 replicates
 
     def __repr__(self):
-        seen = (f"differences under {100 * self.smallest:.1f} points cannot be seen (assumed spread 1 point)" if self.replicates > 2
-                else "no intervals below 3 replicates")
-        claim = "" if self.replicates > 5 else "; intervals only, claims need 6 replicates"
-        return (f"{self.cells} cells ({self.trainings} trainings), {self.done} done, about {duration(self.seconds)} to go. "
-                f"With {self.replicates} replicates {seen}{claim}.")
+        work = f"{self.cells} cells ({self.trainings} trainings), {self.done} done, about {duration(self.seconds)} to go."
+        if self.replicates < 3: return f"{work} {self.replicates} replicates give neither intervals nor claims: 3 give intervals, 6 claims."
+        claim = "" if self.replicates > 5 else " That gives intervals; claims need 6."
+        return (f"{work} With {self.replicates} replicates, differences under {100 * self.smallest:.1f} points cannot be seen "
+                f"(assumed spread: 1 point).{claim}")
 
 @patch
 def plan(self: Study, store: Store, root=None) -> Plan:

@@ -101,6 +101,7 @@ def as_classes(classes) -> Tensor:
     if classes.dtype.is_floating_point or classes.dtype in (torch.bool, torch.uint8) or classes.ndim not in (1, 2):
         raise BadValue(f"target has dtype {classes.dtype} and shape {tuple(classes.shape)}; one class number per image is "
                        "needed. Give integers [N], for a one-hot y: y.argmax(1).")
+    with torch.inference_mode(False): classes = classes.clone() if classes.is_inference() else classes
     return classes.long().reshape(len(classes), -1)
 
 def in_range(classes: Tensor, logits: Tensor) -> Tensor:

@@ -6,7 +6,7 @@
 __all__ = ['RETRAINED', 'SMOOTH', 'CONTROLS', 'METRICS', 'Tour', 'tour_of', 'chosen', 'claim', 'tour', 'save_tables',
            'save_figures', 'page_of', 'ran', 'reduced', 'pictures', 'removal']
 
-# %% ../nbs/75_tour.ipynb #b63335e1
+# %% ../nbs/75_tour.ipynb #e9028685
 import json
 import platform
 from dataclasses import dataclass, replace
@@ -22,16 +22,16 @@ from .evaluation import AOPC, BlindROAR, Deletion, Insertion, KAR, ROAR, Selecti
 from .evaluation.coherence import coherence
 from .models.simple_cnn import SimpleCNN, TinyCNN
 from .models.training import Recipe, accuracy_table
-from .ranking import rank
+from .ranking import Patches, rank
 from .report import csv_text, pictures_of, report, write
 from .store import Store
 from .study import Clean, Fit, Place, Study, kept
 
-# %% ../nbs/75_tour.ipynb #788455b0
+# %% ../nbs/75_tour.ipynb #7e0f2df7
 RETRAINED = Gradient(), InputXGradient(), IntegratedGradients(), GradCAM()
-SMOOTH = SmoothGrad(Gradient()), SmoothGradSquared(Gradient()), VarGrad(Gradient())
+SMOOTH = tuple(wrap(Gradient(), samples=16) for wrap in (SmoothGrad, SmoothGradSquared, VarGrad))
 CONTROLS = Random(), Sobel(), Centre()
-METRICS = Deletion(steps=32), Insertion(steps=32), AOPC(), Selectivity(steps=10)
+METRICS = Deletion(steps=32), Insertion(steps=32), AOPC(region=Patches(2), steps=16), Selectivity(steps=8)
 
 @dataclass(frozen=True)
 class Tour:
@@ -52,7 +52,7 @@ class Tour:
     def metrics(self) -> Study:
         "Removal metrics for every method, on the network of the first replicate."
         return replace(self.trial, methods=RETRAINED + SMOOTH, protocols=(), controls=(*CONTROLS, InputMagnitude()), metrics=METRICS,
-                       scored=100, replicates=1)
+                       scored=50, replicates=1)
 
 # %% ../nbs/75_tour.ipynb #3d292a34
 def tour_of(
@@ -117,12 +117,12 @@ def tour(
     save_figures(model, images, metrics, folder)
     return write(folder / "report.html", page_of(what, tables, images, model, store, state, command))
 
-# %% ../nbs/75_tour.ipynb #6275bff3
+# %% ../nbs/75_tour.ipynb #0b118e08
 def save_tables(tables: list, folder: Path):
     "The table as CSV and as Parquet."
     import pandas as pd
     table = pd.concat(tables, ignore_index=True)
-    (folder / "scores.csv").write_text(csv_text(table))
+    (folder / "scores.csv").write_text(csv_text(table), newline="")
     table.to_parquet(folder / "scores.parquet")
 
 def save_figures(model, images: Images, metrics: Study, folder: Path):
@@ -131,7 +131,7 @@ def save_figures(model, images: Images, metrics: Study, folder: Path):
     drawn = coherence(model, x.to(metrics.recipe.device), metrics.methods, names=images.names)
     (folder / "figures" / "maps.png").write_bytes(drawn)
 
-# %% ../nbs/75_tour.ipynb #c0e2de18
+# %% ../nbs/75_tour.ipynb #422fc821
 def page_of(what: Tour, tables: list, images: Images, model, store: Store, state, command: str) -> str:
     "The report of a tour."
     trial, (table, scores) = what.trial, tables
@@ -141,18 +141,18 @@ def page_of(what: Tour, tables: list, images: Images, model, store: Store, state
         question=f"Which explanation of {images.name} can be trusted?", data=f"{images.name}", network=trial.network.label,
         classes=images.classes, chance=chance, test_images=len(images.test), accuracy=clean, fractions=trial.protocols[0].fractions,
         replicates=trial.replicates, cells=dict(done=len(state.done), failed=len(state.failed), missing=len(state.open)),
-        ran=ran(trial, images, scores), reduced=reduced(what), command=command,
+        ran=ran(trial, what.metrics.scored), reduced=reduced(what), command=command,
         versions=[f"torch {torch.__version__}", f"python {platform.python_version()}", f"device {what.device}", f"threads {trial.recipe.threads}"],
         keys=[("data", images.digest[:16]), ("study", trial.settled(store).key[:16])], csv=csv_text(table))
     return report(table, facts, pictures(trial, images, model), [removal(what.metrics, scores, store)])
 
-def ran(trial: Study, images: Images, scores) -> list:
+def ran(trial: Study, scored: int) -> list:
     "Terms and what they mean, for the section on what was run."
     p = trial.protocols[0]
     return [("explained", "the logit of the predicted class"), ("destroyed", f"{p.region.label}, filled with the training split's channel mean"),
             ("trained", f"{trial.recipe!r}, last weights, nothing selected"), ("blind reader", repr(trial.blind)),
             ("redrawn in each replicate", "base network, its maps, random rankings, retraining"),
-            ("removal metrics", f"{', '.join(m.label for m in METRICS)} on {int(scores.n.max())} test images, first replicate")]
+            ("removal metrics", f"{', '.join(m.label for m in METRICS)} on {scored} test images, first replicate")]
 
 def reduced(what: Tour) -> list:
     "What a quick tour leaves out."

@@ -143,11 +143,12 @@ def check_arguments(cls, args, named):
         raise BadValue(f"{cls.__name__} was given a model. A method is made of its settings and called with the model: "
                        f"{cls.__name__}()(model, x, target).")
     for name in named:
-        if name not in known: raise BadValue(f"{cls.__name__} has no field {name!r}.{closest(name, known)}")
+        if name not in known: raise BadValue(f"{cls.__name__} has no field {name!r}.{closest(name, known) or ' It takes none.'}")
+        if name in known[:len(args)]: raise BadValue(f"{cls.__name__} was given {name} twice. Give it once.")
     if len(args) > len(known):
         raise BadValue(f"{cls.__name__} was given {len(args)} values for {len(known)} fields. Fields: {', '.join(known)}.")
     missing = [f.name for f in fields(cls)[len(args):] if f.name not in named and default_of(f) is MISSING]
-    if missing and (args or named): raise BadValue(f"{cls.__name__} lacks {', '.join(missing)}. Give a value for it.")
+    if missing: raise BadValue(f"{cls.__name__} lacks {', '.join(missing)}. Give a value for it.")
 
 def wrong_field(value, f, given) -> str:
     "The message for a field of the wrong type."
@@ -182,6 +183,9 @@ def looked_up(node, names: dict):
 def built(node, names: dict):
     "The value a syntax tree describes."
     if isinstance(node, ast.Call):
+        given = [k.arg for k in node.keywords]
+        if None in given or len(set(given)) < len(given):
+            raise BadValue(f"{ast.unparse(node)!r} names a field twice or unpacks one. Write each field once, as name=value.")
         return looked_up(node.func, names)(*[built(a, names) for a in node.args],
                                            **{k.arg: built(k.value, names) for k in node.keywords})
     if isinstance(node, (ast.Tuple, ast.List)): return tuple(built(e, names) for e in node.elts)
@@ -197,7 +201,9 @@ def parse(
     try: tree = ast.parse(code.strip(), mode="eval").body
     except SyntaxError as error:
         raise BadValue(f"{code!r} cannot be read ({error.msg}). Write it as it prints: Name(field=…).") from None
-    return built(tree, vocabulary())
+    value = built(tree, vocabulary())
+    if not isinstance(value, Value): raise BadValue(f"{code!r} is a {type(value).__name__}, not a value. Write Name(field=…).")
+    return value
 
 # %% ../nbs/01_value.ipynb #1da7b1e8
 def stable_seed(*words) -> int:

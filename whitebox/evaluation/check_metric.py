@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['LAWS', 'Bright', 'Evidence', 'Zero', 'scenes', 'Trial', 'whole', 'errors', 'direction', 'chance', 'ideal', 'scale',
-           'ties', 'alone', 'chunks', 'again', 'source', 'ends', 'model_kept', 'Breaks', 'error', 'refuses', 'Laws',
-           'check_metric', 'unlawful']
+           'ties', 'alone', 'chunks', 'again', 'source', 'ends', 'model_kept', 'error', 'refuses', 'Laws',
+           'check_metric']
 
-# %% ../../nbs/51_check_metric.ipynb #5fabab16
+# %% ../../nbs/51_check_metric.ipynb #a55be6fa
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
 import torch
 from torch import Tensor, nn
-from ..attribution.check_method import Finding, Report, apart, changed, counted, found, judged
+from ..attribution.check_method import LawsBroken, Report, apart, changed, counted, found, judged
 from ..attribution.controls import Random
 from ..errors import BadValue, WhiteBoxError
 from .score import Metric
@@ -143,7 +143,7 @@ def ends(t):
                 if f == share: worst[f"{name} class, {share:.0%} destroyed"] = (s.curve[:, i] - y).abs().max().item()
     return worst or "its curve has neither end"
 
-# %% ../../nbs/51_check_metric.ipynb #afe652c5
+# %% ../../nbs/51_check_metric.ipynb #ef20ba7f
 def model_kept(t):
     "A model lent in training mode comes back as it was."
     model = Bright().train()
@@ -151,19 +151,16 @@ def model_kept(t):
     t.metric(model, t.x[:2], Evidence())
     return counted(changed(before, found(model, t.x)))
 
-class Breaks(Exception):
-    "What a model raises to see who cleans up."
-
 def error(t):
     "After an error inside the model, it is as it was."
     model, calls = Bright().train(), []
     def fail(module, args):
         calls.append(1)
-        if len(calls) > 2: raise Breaks(f"pass {len(calls)}")
+        if len(calls) > 2: raise BadValue(f"This is pass {len(calls)}. It fails to see who cleans up.")
     model.register_forward_pre_hook(fail)
     before = found(model, t.x)
     try: t.metric(model, t.x[:2], Evidence(), chunk=1)
-    except Breaks: return counted(changed(before, found(model, t.x)))
+    except BadValue: return counted(changed(before, found(model, t.x)))
     return "it needs no more than one pass an image"
 
 def refuses(t):
@@ -188,7 +185,7 @@ class Laws(Report):
         return (f"{self.method}: {sum(f.holds for f in self.findings)} of {len(self.findings)} laws hold"
                 + (f"; do not apply: {', '.join(idle)}" if idle else "") + ".")
 
-# %% ../../nbs/51_check_metric.ipynb #560d8d35
+# %% ../../nbs/51_check_metric.ipynb #2965a036
 def check_metric(
     metric: Metric,        # any metric, of this library or your own
     level: str = "quick",  # "full" takes 96 images of the known world in place of 24
@@ -202,13 +199,8 @@ def check_metric(
         warnings.simplefilter("ignore")
         t = Trial(metric, 24 if level == "quick" else 96)
         report = Laws(metric.label, (), {}, tuple(judged(law, bound, t) for law, bound in LAWS.items()))
-    if report.failed: raise unlawful(report)
+    if report.failed:
+        raise LawsBroken(f"{report.method} breaks {len(report.failed)} of {len(report.findings)} laws: "
+                         + "; ".join(map(str, report.failed)) + ". Mend the metric, or name the law in `exempt` with the reason.", report)
     print(report)
     return report
-
-def unlawful(report: Report) -> BadValue:
-    "The error that names the laws that failed, with the report."
-    error = BadValue(f"{report.method} breaks {len(report.failed)} of {len(report.findings)} laws: "
-                     + "; ".join(map(str, report.failed)) + ". Mend the metric, or name the law in `exempt` with the reason.")
-    error.report = report
-    return error

@@ -16,7 +16,7 @@ from ..probe import Probe
 from ..show import Png, bar_of, colour, grid, rgb, still
 from ..target import Aim, aim
 
-# %% ../../nbs/52_coherence.ipynb #1d2277ef
+# %% ../../nbs/52_coherence.ipynb #3774583a
 def planes(
     model: nn.Module,  # images [N,C,H,W] -> logits [N,K]
     x: Tensor,         # images [N,C,H,W] in [0,1]
@@ -33,7 +33,7 @@ def captions(
     names=(),        # of the K classes; numbers if left out
 ) -> list:           # N texts
     "What is explained in each line, and the softmax probability it has."
-    names, p = names or range(logits.shape[1]), logits.softmax(1).gather(1, target.classes)
+    names, p = names or range(logits.shape[1]), logits.softmax(1).cpu().gather(1, target.classes.cpu())
     if len(names) != logits.shape[1]:
         raise BadShape(f"There are {len(names)} names for the model's {logits.shape[1]} classes. Give one for each, or none.")
     words = lambda classes, shares: "\n".join(f"{names[k]}\n{share:.0%}" for k, share in zip(classes, shares))

@@ -160,7 +160,7 @@ def fitting(maps, x: Tensor):
     if wrong: raise BadValue(f"The maps of images {wrong[:8]} hold values that are not finite. "
                              "Mend the method, or leave these images out.")
 
-# %% ../../nbs/50_score.ipynb #3f47edfe
+# %% ../../nbs/50_score.ipynb #b39510b9
 def aims(metric: Metric, p: Probe, x: Tensor, target) -> tuple:
     "What the metric watches and what a method is to explain, their classes fixed on the untouched images."
     clean = torch.cat([part for _, part in chunked(p, x, aim(0, len(x)), lambda p, some, _: p(some))])
@@ -168,10 +168,11 @@ def aims(metric: Metric, p: Probe, x: Tensor, target) -> tuple:
     if target is None:
         return watched, Predicted().of_classes(watched.classes[:, 0]) if watched.classes.shape[1] == 1 else watched
     explained = aim(target, len(x)).fixed(clean)
+    explained = Aim(explained.rule, explained.classes.to(x.device))
     if explained.classes.shape != watched.classes.shape:
         raise BadValue(f"target is {explained.rule.label}, {metric.label} watches {metric.score.label}: they speak of different "
                        f"numbers of classes. Give {type(metric).__name__}(score={explained.rule.label}) and no target.")
-    return Aim(metric.score, explained.classes.to(x.device)), explained
+    return Aim(metric.score, explained.classes), explained
 
 def reduced(metric: Metric, maps: Tensor, method) -> Tensor:
     "Maps whose sum over channels is the saliency."
