@@ -1,7 +1,7 @@
 """Render README.md from nbs/index.ipynb: `python tools/readme.py`; `--check` only says whether the two agree.
 
 Markdown is taken as it stands with its links seen from the top folder, code cells are fenced, stored text outputs follow as comments
-of what was printed. Cells with `#| hide` are left out. Pictures belong in nbs/images and are named in markdown."""
+of what was printed. Cells with `#| hide` are left out; of those with `#| echo: false` only the outputs are shown. Pictures belong in nbs/images and are named in markdown."""
 import argparse, json, posixpath, re, sys
 from pathlib import Path
 
@@ -29,7 +29,8 @@ def render(path):
         if cell["cell_type"] == "markdown": parts.append(from_top(source))
         elif cell["cell_type"] == "code":
             code = "\n".join(l for l in source.split("\n") if not re.match(r"#\s*\|", l)).strip("\n")
-            parts += [f"```python\n{code}\n```", *outputs(cell)]
+            shown = not re.search(r"^#\s*\|\s*echo:\s*false\b", source, re.M)
+            parts += [f"```python\n{code}\n```"] * shown + list(outputs(cell))
     return "\n\n".join(parts) + "\n"
 
 def main():
