@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Data', 'keep', 'kept', 'Cell', 'cells_in', 'Place', 'View', 'Clean', 'Holes', 'MaskOnly', 'GenericHoles', 'Fit',
            'Maps', 'Judged', 'Scored', 'result', 'orders', 'Study', 'loaded', 'rows', 'cell_of', 'cells', 'attempt',
-           'stay_with_parent', 'Here', 'Progress', 'duration', 'drain', 'check_importable', 'Plan', 'trial']
+           'Here', 'Progress', 'duration', 'drain', 'check_importable', 'Plan', 'trial']
 
 # %% ../nbs/71_study.ipynb #3a7786d2
 import os
@@ -331,7 +331,7 @@ def cells(study: Study) -> dict:
 # %% ../nbs/71_study.ipynb #a6b9c8ec
 def attempt(store: Store, cell: Cell, key: str) -> tuple:
     "Compute a cell in whatever process this is; (key, 'done' or 'failed', the reason)."
-    stay_with_parent()
+    _stay_with_parent()
     try:
         if cell.key != key:
             raise StoreConflict(f"This worker would store {cell.kind} under another key. Install the same version everywhere.")
@@ -343,7 +343,7 @@ def attempt(store: Store, cell: Cell, key: str) -> tuple:
         return key, "failed", reason
 
 @lru_cache(1)
-def stay_with_parent():
+def _stay_with_parent():
     "In a worker process: end when the process that started it has gone."
     from multiprocessing import connection, parent_process
     if parent := parent_process():

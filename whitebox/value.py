@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['plain', 'fits', 'as_float', 'kind_name', 'default_of', 'name_of', 'text', 'Value', 'source_digest', 'check_arguments',
-           'wrong_field', 'vocabulary', 'looked_up', 'built', 'parse', 'stable_seed', 'generator', 'reseed']
+           'wrong_field', 'vocabulary', 'built', 'parse', 'stable_seed', 'generator', 'reseed']
 
 # %% ../nbs/01_value.ipynb #ea946867
 import ast
@@ -170,7 +170,7 @@ def vocabulary() -> dict:
         if cls is not Value and (ours or cls.__qualname__ not in found): found[cls.__qualname__] = cls
     return found
 
-def looked_up(node, names: dict):
+def _looked_up(node, names: dict):
     "The class a name or a dotted name stands for."
     dotted = ast.unparse(node)
     if dotted in names: return names[dotted]
@@ -186,10 +186,10 @@ def built(node, names: dict):
         given = [k.arg for k in node.keywords]
         if None in given or len(set(given)) < len(given):
             raise BadValue(f"{ast.unparse(node)!r} names a field twice or unpacks one. Write each field once, as name=value.")
-        return looked_up(node.func, names)(*[built(a, names) for a in node.args],
+        return _looked_up(node.func, names)(*[built(a, names) for a in node.args],
                                            **{k.arg: built(k.value, names) for k in node.keywords})
     if isinstance(node, (ast.Tuple, ast.List)): return tuple(built(e, names) for e in node.elts)
-    if isinstance(node, (ast.Name, ast.Attribute)): return looked_up(node, names)()
+    if isinstance(node, (ast.Name, ast.Attribute)): return _looked_up(node, names)()
     try: return ast.literal_eval(node)
     except ValueError: raise BadValue(f"{ast.unparse(node)!r} is neither a value nor a literal. Write Name(field=…).") from None
 
