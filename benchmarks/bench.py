@@ -1,4 +1,6 @@
-"""Time calls side by side: each warmed once, then all of them in turn, round after round, in one process."""
+"""Time calls side by side: all of them in turn, round after round, in one process.
+
+Before each timed call the same call runs untimed, so that none pays for the memory another has given back."""
 import os, platform, re, sys, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +26,11 @@ def clocks(call):
 
 def bench(calls, rounds=7):
     "{name: call} -> {name: Timing}"
-    for call in calls.values(): call()
     taken = {name: [] for name in calls}
     for _ in range(rounds):
-        for name, call in calls.items(): taken[name].append(clocks(call))
+        for name, call in calls.items():
+            call()
+            taken[name].append(clocks(call))
     return {name: Timing(*zip(*pairs)) for name, pairs in taken.items()}
 
 def ratio(over, under):

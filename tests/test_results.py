@@ -6,7 +6,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT/"results"
-MADE_BY = {"tour.json": "tour", "imports.json": "imports", "attribution_speed.csv": "attribution"}
+MADE_BY = {"tour.json": "tour", "imports.json": "imports", "attribution_speed.csv": "attribution", "training.json": "training"}
 SPOKEN = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|MB|GB|%)(?!\w)")
 
 def held(name):
@@ -42,6 +42,10 @@ def test_results_are_there_and_name_the_command_that_makes_them(name):
 def test_tour_is_a_tour():
     tour, = held("tour.json")
     assert tour["wall"] > tour["again"] > 0 and 0 < tour["accuracy"] <= 1 and tour["replicates"] >= 3
+
+def test_a_network_of_99_percent_is_trained_in_five_minutes():
+    run, = held("training.json")
+    assert run["trained"] == "mnist simple_cnn" and run["accuracy"] >= .99 and run["seconds"] <= 300
 
 def test_attribution_rows_add_up():
     rows = held("attribution_speed.csv")

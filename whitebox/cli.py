@@ -52,8 +52,9 @@ def _train(args):
     from whitebox.models.hub import save_weights
     from whitebox.models.training import Recipe, accuracy_table, fit
     from whitebox.tour import chosen
-    recipe = replace(parse(args.recipe) if args.recipe else Recipe(), **{k: v for k, v in (("epochs", args.epochs), ("seed", args.seed)) if v is not None})
     images, net = source(args.data).load(args.root, args.download), network(args.network)
+    recipe = parse(args.recipe) if args.recipe else Recipe(epochs=8 if len(images.train) < 10_000 else 3)
+    recipe = replace(recipe, **{k: v for k, v in (("epochs", args.epochs), ("seed", args.seed)) if v is not None})
     print(f"{images!r}\n{net!r}, {recipe!r}")
     said = lambda row: print("epoch {epoch}: loss {loss:.4f}, validation {accuracy:.2%}, {seconds} s".format(**row), flush=True)
     out = Path(args.out or f"{images.name}-{type(net).__name__}".lower().replace(" ", "-"))
@@ -185,7 +186,8 @@ def _arguments(v: dict):
     v["train"].add_argument("network", help="tiny_cnn, simple_cnn, or a value such as \"SimpleCNN(width=16)\"")
     v["train"].add_argument("--out", help="folder for weights, log and accuracies; a training found there goes on")
     v["train"].add_argument("--download", action="store_true", help="fetch the data set if it is not there")
-    v["train"].add_argument("--epochs", type=int), v["train"].add_argument("--seed", type=int)
+    v["train"].add_argument("--epochs", type=int, help="passes over the training images (default: 3; 8 where they are fewer than 10,000)")
+    v["train"].add_argument("--seed", type=int, help="of everything random (default: 0)")
     v["methods"].add_argument("--filter", action="append", default=[], help="an axis or a need: white-box, model-free, layer …")
     v["explore"].add_argument("notebook", nargs="?", help="a notebook to open (default: makes explore.ipynb here)")
     v["explore"].add_argument("options", nargs="*", help="passed on to JupyterLab, after --")

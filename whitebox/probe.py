@@ -31,14 +31,16 @@ def borrowed(
     with GUARD: lock = LOCKS.setdefault(model, threading.RLock())
     with lock:
         flags = [(m, m.training) for m in model.modules()]
-        buffers = [(m._buffers, name, b, version(b), b.clone()) for m in model.modules()
+        buffers = [(m._buffers, name, b, version(b), b.clone()) for m, _ in flags
                    for name, b in m._buffers.items() if b is not None]
         generator = torch.get_rng_state()
         try:
-            for m, _ in flags: m.training = False
+            for m, training in flags:
+                if training: m.training = False
             with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False): yield
         finally:
-            for m, training in flags: m.training = training
+            for m, training in flags:
+                if m.training != training: m.training = training
             for held, name, b, was, copy in buffers:
                 if version(b) != was: b.copy_(copy) if not b.requires_grad else b.data.copy_(copy)
                 held[name] = b
