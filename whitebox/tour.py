@@ -175,8 +175,8 @@ def removal(metrics: Study, scores, store: Store) -> tuple:
     "The section of the metrics that train nothing."
     over = scores[scores.replicate.notna() & scores.metric.isin([m.label for m in metrics.metrics])]
     frame = over.pivot(index="method", columns="metric", values="value")[[m.label for m in metrics.metrics]]
-    frame = frame.rename(columns={m.label: f"{m.label} {'↓' if m.direction == 'lower' else '↑'}" for m in metrics.metrics})
-    frame = frame.loc[[m.label for m in metrics.rankings]].round(3).reset_index()
+    frame = frame.rename(columns={m.label: f"{type(m).__name__} {'↓' if m.direction == 'lower' else '↑'}" for m in metrics.metrics})
+    frame = frame.loc[[m.label for m in metrics.rankings]].map("{:.3f}".format).reset_index()
     said = ("The same network looks at images with holes; nothing is trained again, so these numbers also contain how strange such images are "
             "to it. ↓ lower, ↑ higher is better for the ranking.")
     return "Removal without retraining", said, "", frame
