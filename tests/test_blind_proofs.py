@@ -83,7 +83,6 @@ class World:
 def spoilt(order, q, seed):
     "A ranking in which each pixel keeps its place with probability q and else gets one by lot."
     g = generator("spoilt", q, seed, len(order))
-    n = order.shape[1]
     lot = torch.rand(order.shape, generator=g).argsort(1)
     return torch.where(torch.rand(order.shape, generator=g) < q, order.argsort(1), lot).double().add(
         torch.rand(order.shape, generator=g) * .5).argsort(1)
