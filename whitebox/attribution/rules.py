@@ -39,7 +39,7 @@ def straight(
     "A tensor with the value of the first and the gradient of the second."
     return StraightThrough.apply([value.detach()], path)
 
-# %% ../../nbs/26_rules.ipynb #c7693dc4
+# %% ../../nbs/26_rules.ipynb #244cc6f8
 ACTIVATIONS = """relu relu6 hardtanh leaky_relu prelu threshold elu selu celu gelu silu mish hardswish softplus tanh exp log sqrt rsqrt
     square pow reciprocal erf sin cos abs logsigmoid softsign clamp clamp_min clamp_max maximum minimum"""
 SPELLINGS = dict(
@@ -50,7 +50,7 @@ SPELLINGS = dict(
     largest="amax adaptive_max_pool2d", compare="gt ge lt le eq ne greater less sign argmax",
     linear_map="""view view_as reshape flatten unflatten permute transpose swapaxes movedim t contiguous clone to float double type_as expand
         expand_as unsqueeze squeeze chunk split unbind narrow select index_select gather roll flip masked_fill mean sum repeat getitem
-        setitem neg where dropout dropout2d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+        setitem index_fill cumsum tril triu rot90 diagonal neg where dropout dropout2d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
         pad interpolate pixel_shuffle pixel_unshuffle channel_shuffle unfold fold""")
 
 def spelt(word: str) -> list:
@@ -143,12 +143,12 @@ def linear_call(name: str, args: tuple, kwargs: dict) -> bool:
     if name == "batch_norm": return not (kwargs.get("training") or args[5:6] == (True,)) and len(live((args, kwargs))) == 1
     return name in ("mul", "matmul", "einsum") and len(live((args, kwargs))) == 1
 
-# %% ../../nbs/26_rules.ipynb #f47c15c6
+# %% ../../nbs/26_rules.ipynb #480a8aaa
 LINEAR = set("""AccumulateGrad StraightThrough Add Sub Rsub Neg Mul Div Mm Addmm Addbmm Baddbmm Bmm Mv Convolution NativeBatchNorm
     CudnnBatchNorm View UnsafeView Reshape ReshapeAlias Transpose T Permute Expand Unsqueeze Squeeze Select Slice Index IndexSelect Gather Cat
     Stack Split SplitWithSizes Unbind Narrow Clone Copy CopySlices AsStrided ToCopy Mean Sum AvgPool2D AdaptiveAvgPool2D
     MkldnnAdaptiveAvgPool2D ConstantPadNd UpsampleNearest2D UpsampleBilinear2D Roll Flip MaskedFill Where Repeat PixelShuffle Unfold Im2Col
-    Col2Im Alias""".split())
+    Col2Im Alias IndexFill Cumsum Tril Triu Rot90 Diagonal""".split())
 NODES = dict(max_pool=["MaxPool2DWithIndices"], largest=["Amax", "AdaptiveMaxPool2D"], softmax=["Softmax", "SafeSoftmax"],
              layer_norm=["NativeLayerNorm"], group_norm=["NativeGroupNorm"],
              attention=["ScaledDotProductFlashAttentionForCpu", "ScaledDotProductFlashAttention", "ScaledDotProductEfficientAttention"])
