@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST', 'WITH_TOL', 'legendre', 'IntegratedGradients', 'check_steps', 'Right', 'Trapezoid', 'GaussLegendre', 'Gap',
-           'gap', 'refined', 'unsettled']
+           'gap', 'refined']
 
 # %% ../../nbs/24_integrated_gradients.ipynb #8b123601
 from dataclasses import dataclass, replace
@@ -92,7 +92,7 @@ def gap(
         raise BadValue(f"{method.label} does not claim to add up. Give a complete method, as IntegratedGradients().")
     return Gap(lack(method, model, x, target), change(method, model, x, target).abs())
 
-# %% ../../nbs/24_integrated_gradients.ipynb #128814b9
+# %% ../../nbs/24_integrated_gradients.ipynb #7dfac150
 def refined(
     m: IntegratedGradients,  # with a `tol`
     p: Probe,                # the model
@@ -108,11 +108,11 @@ def refined(
     moved = whole((finer - maps).abs()) / whole(finer.abs()).clamp(min=1e-30)
     left = (lacks > m.tol) | (moved > .05)
     if left.any():
-        if steps > MOST // 2: raise BadValue(unsettled(m, steps, lacks, moved))
+        if steps > MOST // 2: raise BadValue(_unsettled(m, steps, lacks, moved))
         finer[left] = refined(m, p.rows(left), x[left], target.rows(x, left), finer[left], 2 * steps)
     return finer
 
-def unsettled(m, steps: int, lacks: Tensor, moved: Tensor) -> str:
+def _unsettled(m, steps: int, lacks: Tensor, moved: Tensor) -> str:
     "What to say of images that do not add up."
     return (f"IntegratedGradients(tol={m.tol}) ends at {steps} steps with gaps up to {lacks.max():.2g}, and maps that the last doubling "
             f"moved by up to {moved.max():.1%}. Raise tol, or leave it out and read the gap.")

@@ -15,7 +15,7 @@ from .smoothgrad import check_noise
 from ..errors import BadValue
 from ..method import Draw, Method, draws, mean
 
-# %% ../../nbs/46_part1.ipynb #81807be3
+# %% ../../nbs/46_part1.ipynb #d73faaeb
 @dataclass(frozen=True)
 class Part1(Method):
     "A preset of the earlier system; its maps are squeezed into [0,1]."
@@ -27,6 +27,7 @@ def squeezed(maps: Tensor) -> Tensor:
     least, most = (f(maps, (1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
     return (maps - least) / (most - least).where(most > least, 1)
 
+# %% ../../nbs/46_part1.ipynb #f62290cf
 @dataclass(frozen=True)
 class Part1VBP(Part1):
     "The gradient, squeezed: sign and zero are lost, and what speaks against the class most comes last."
@@ -50,7 +51,7 @@ class Part1IG(Part1):
         m = self.steps
         return squeezed(sum(p.grad(k / m * x, target) for k in range(m + 1)) / m)
 
-# %% ../../nbs/46_part1.ipynb #ed9cfaa4
+# %% ../../nbs/46_part1.ipynb #81ce9a06
 @dataclass(frozen=True)
 class Part1Noise(Part1):
     "An average over noisy copies, as the earlier system took it."
@@ -68,7 +69,7 @@ def shaken(m, x: Tensor, draw: Draw) -> Tensor:
     s = (m.sigma / reach).where(reach > 0, 0)
     return x + s ** 2 * draw.normal(x, m.seed, pairs=False)
 
-# %% ../../nbs/46_part1.ipynb #a4b3cdb6
+# %% ../../nbs/46_part1.ipynb #1d3bd8fd
 @dataclass(frozen=True)
 class Part1SG(Part1Noise):
     "The squeezed mean of squeezed maps, with noise that grows as the contrast falls."
