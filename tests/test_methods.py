@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from whitebox import attribution
-from whitebox.attribution import (Activation, At, Blurred, GradCAM, Gradient, InputXGradient, IntegratedGradients, Random, SmoothGrad,
-                                  SmoothGradSquared, Sobel, VarGrad, check_method)
+from whitebox.attribution import (Activation, At, Blurred, ExpectedGradients, GaussLegendre, GradCAM, Gradient, InputXGradient,
+                                  IntegratedGradients, Random, Right, SmoothGrad, SmoothGradSquared, Sobel, Trapezoid, VarGrad, check_method, part1)
 from whitebox.attribution.check_method import FULL, LAWS, Trial, changed, found, holding, judged
 from whitebox.errors import BadShape, BadValue, UnknownName, UnsupportedModel, WhiteBoxError
 from whitebox.fill import Black, Constant, gaussian_blur
@@ -33,10 +33,14 @@ def small(cls):
     return cls(InputXGradient(), **asked) if cls is Blurred else cls(**asked)
 
 DOOR = [cls for name in attribution._all_ if isinstance(cls := getattr(attribution, name), type) and issubclass(cls, Method)]
+PART1 = [part1.Part1VBP, part1.Part1IB, part1.Part1IG, part1.Part1SG, part1.Part1SGSQ, part1.Part1SGVAR]
 SINGLE = [small(cls) for cls in DOOR]
 NESTED = [SmoothGrad(IntegratedGradients(steps=8), samples=4), SmoothGrad(GradCAM(), samples=4), SmoothGrad(Random(), samples=4),
           VarGrad(SmoothGrad(samples=4), samples=4), SmoothGradSquared(IntegratedGradients(steps=8), samples=4),
           At(IntegratedGradients(steps=8), layer="b"), At(SmoothGrad(InputXGradient(), samples=4), layer="b"), Activation("a"),
+          IntegratedGradients(steps=100, rule=Trapezoid()), IntegratedGradients(steps=100, rule=Right()), IntegratedGradients(rule=GaussLegendre()),
+          IntegratedGradients(steps=8, tol=.01), SmoothGrad(IntegratedGradients(steps=8, rule=GaussLegendre()), samples=4),
+          SmoothGrad(ExpectedGradients(samples=4), samples=4), *(cls(samples=4) if "samples" in cls.__dataclass_fields__ else cls() for cls in PART1),
           Blurred(GradCAM()), Blurred(SmoothGrad(IntegratedGradients(steps=8), samples=4), sigma=1.), Blurred(Blurred(Sobel()))]
 METHODS = {m.label: m for m in SINGLE + NESTED}
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
@@ -66,7 +70,8 @@ def test_every_method_stands_in_the_door():
         cls = todo.pop()
         todo += cls.__subclasses__()
         if not cls.__subclasses__() and cls.__module__.startswith("whitebox.attribution."): leaves.add(cls)
-    assert leaves == set(DOOR)
+    earlier = {cls for cls in leaves if cls.__module__ == "whitebox.attribution.part1"}   # known to parse, listed nowhere
+    assert leaves == set(DOOR) | earlier and not earlier & set(DOOR) and all(parse(cls.__name__) == cls() for cls in earlier)
 
 @every_method
 def test_declarations(method):

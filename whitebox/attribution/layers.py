@@ -24,8 +24,15 @@ class Above(Probe):
 
     def __call__(self, A: Tensor) -> Tensor:
         "Logits [N,K]."
-        copies = torch.arange(len(A), device=A.device) % len(self.x)   # A may hold the images several times over
-        with exchanged(named(self.model, self.layer), A): return self.below(self.x[copies])
+        with exchanged(named(self.model, self.layer), A): return self.below(self.images(len(A)))
+
+    def images(self, n: int) -> Tensor:
+        "The images below n rows of the layer's output, which may hold them several times over."
+        return self.x[torch.arange(n, device=self.x.device) % len(self.x)]
+
+    def rows(self, some: Tensor) -> "Above":
+        "The same for some of the rows of the layer's output."
+        return Above(self.below, self.layer, self.images(len(some))[some])
 
 @contextmanager
 def exchanged(module, A: Tensor):
