@@ -80,6 +80,10 @@ class Probe:
         self.calls += 1
         return logits
 
+    def row(self, i: int) -> "Probe":
+        "The probe for image `i` alone: itself, unless it holds something of each image."
+        return self
+
     def score(self, x: Tensor, target: Aim) -> Tensor:
         "The explained score [N]."
         return target(self(x))

@@ -27,6 +27,11 @@ class Above(Probe):
         copies = torch.arange(len(A), device=A.device) % len(self.x)   # A may hold the images several times over
         with exchanged(named(self.model, self.layer), A): return self.below(self.x[copies])
 
+    def row(self, i: int) -> "Above":
+        "The probe for row `i` alone."
+        i %= len(self.x)
+        return Above(self.below.row(i), self.layer, self.x[i:i + 1])
+
 @contextmanager
 def exchanged(module, A: Tensor):
     "The output of a module is `A` for the block; only what follows it is recorded."
