@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from whitebox import attribution
-from whitebox.attribution import (Activation, At, Blurred, ExpectedGradients, GaussLegendre, GradCAM, Gradient, InputXGradient,
-                                  IntegratedGradients, Random, Right, SmoothGrad, SmoothGradSquared, Sobel, Trapezoid, VarGrad, check_method, part1)
+from whitebox.attribution import (LIME, Activation, At, Blurred, ExactShapley, ExpectedGradients, GaussLegendre, GradCAM, Gradient, InputXGradient,
+                                  IntegratedGradients, KernelSHAP, PackageLIME, PaperLIME, Random, Right, ShapleySampling, SmoothGrad,
+                                  SmoothGradSquared, Sobel, Trapezoid, VarGrad, check_method, part1)
 from whitebox.attribution.check_method import FULL, LAWS, Trial, changed, found, holding, judged
 from whitebox.errors import BadShape, BadValue, UnknownName, UnsupportedModel, WhiteBoxError
 from whitebox.fill import Black, Constant, gaussian_blur
@@ -26,10 +27,12 @@ from whitebox.value import Value, parse
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 CLASSES = torch.tensor([0, 2, 1])
 
+LINES = LIME, PackageLIME, PaperLIME, KernelSHAP   # these fit a line, which takes more samples than parts
+
 def small(cls):
     "A method of the door with few samples; a wrapper that must be told what it holds holds one"
     names = {f.name: f for f in fields(cls)}
-    asked = {"samples": 4} if "samples" in names else {}
+    asked = {"samples": 256 if cls in LINES else 4} if "samples" in names else {}
     return cls(InputXGradient(), **asked) if cls is Blurred else cls(**asked)
 
 DOOR = [cls for name in attribution._all_ if isinstance(cls := getattr(attribution, name), type) and issubclass(cls, Method)]
@@ -41,6 +44,7 @@ NESTED = [SmoothGrad(IntegratedGradients(steps=8), samples=4), SmoothGrad(GradCA
           IntegratedGradients(steps=100, rule=Trapezoid()), IntegratedGradients(steps=100, rule=Right()), IntegratedGradients(rule=GaussLegendre()),
           IntegratedGradients(steps=8, tol=.01), SmoothGrad(IntegratedGradients(steps=8, rule=GaussLegendre()), samples=4),
           SmoothGrad(ExpectedGradients(samples=4), samples=4), *(cls(samples=4) if "samples" in cls.__dataclass_fields__ else cls() for cls in PART1),
+          At(ShapleySampling(samples=2), layer="b"), SmoothGrad(ExactShapley(), samples=2),
           Blurred(GradCAM()), Blurred(SmoothGrad(IntegratedGradients(steps=8), samples=4), sigma=1.), Blurred(Blurred(Sobel()))]
 METHODS = {m.label: m for m in SINGLE + NESTED}
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
