@@ -28,8 +28,12 @@ class Method(Value):
 
     @property
     def passes(self) -> int:
-        "Forward-backward passes per image."
+        "Passes of the model per image: forward and backward, or forward only where no gradient is needed."
         return self.draws
+
+    def passes_on(self, size: tuple) -> int:
+        "The same on images of a size (H, W), for methods whose number of passes depends on it."
+        return self.passes
 
     @property
     def reduction(self) -> str:
