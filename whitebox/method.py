@@ -24,6 +24,7 @@ class Method(Value):
     signed, complete, linear, spatial, moves = True, False, False, False, True
     needs = ("gradient",)       # any of "gradient", "layer", "class scores"; () for a control
     draws = 1                   # looks that may be averaged jointly with those of a wrapper
+    exempt = {}                 # laws that do not bind it: their name, and the reason
     scope, access, timing, generality = "local", "white-box", "post-hoc", "agnostic"
 
     @property

@@ -27,7 +27,7 @@ class SmoothGrad(Average):
     sigma: float = .15        # deviation of the noise as a share of max − min; Smilkov et al. advise .1 to .2
     seed: int = 0             # of the noise
     signed, linear, spatial, reduction = map(held, ("signed", "linear", "spatial", "reduction"))
-    needs, access = map(held, ("needs", "access"))
+    needs, access, exempt = map(held, ("needs", "access", "exempt"))
     draws = property(lambda self: self.samples * self.of.draws)
     passes = property(lambda self: self.samples * self.of.passes)
     def passes_on(self, size): return self.samples * self.of.passes_on(size)
@@ -43,7 +43,7 @@ class SmoothGradSquared(Method):
     sigma: float = .15        # deviation of the noise as a share of max − min
     seed: int = 0             # of the noise
     signed = False
-    spatial, needs, access = map(held, ("spatial", "needs", "access"))
+    spatial, needs, access, exempt = map(held, ("spatial", "needs", "access", "exempt"))
     passes = property(lambda self: self.samples * self.of.passes)
     def passes_on(self, size): return self.samples * self.of.passes_on(size)
     def check(self): check_noise(self, least=1)
@@ -59,7 +59,7 @@ class VarGrad(Method):
     sigma: float = .15        # deviation of the noise as a share of max − min
     seed: int = 0             # of the noise
     signed = False
-    spatial, needs, access = map(held, ("spatial", "needs", "access"))
+    spatial, needs, access, exempt = map(held, ("spatial", "needs", "access", "exempt"))
     passes = property(lambda self: self.samples * self.of.passes)
     def passes_on(self, size): return self.samples * self.of.passes_on(size)
     def check(self): check_noise(self, least=2)
