@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RandomMasks', 'RISE', 'PublishedRISE', 'weighted', 'slope', 'centred', 'masks', 'enlarged', 'check_masks',
-           'standard_error', 'error_of_slope']
+           'standard_error']
 
 # %% ../../nbs/37_rise.ipynb #c4c60485
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ def check_masks(m: RandomMasks):
     if m.grid < 1: raise BadValue(f"{name}.grid is {m.grid}; it must be at least 1 cell. 7 is usual.")
     if not 0 < m.keep < 1: raise BadValue(f"{name}.keep is {m.keep}; it must lie between 0 and 1. .5 is usual.")
 
-# %% ../../nbs/37_rise.ipynb #4760b6ee
+# %% ../../nbs/37_rise.ipynb #4d5e9759
 def standard_error(
     method: RISE,
     model: nn.Module,   # images [N,C,H,W] -> logits [N,K]
@@ -115,10 +115,10 @@ def standard_error(
     with Probe(model, rows_at_once(x)) as p:
         for i in range(len(x)):
             one, its = x[i:i + 1], target.rows(x, slice(i, i + 1))
-            errors.append(error_of_slope(method.scores(p, one, its.fixed(p(one))), method, one))
+            errors.append(_slope_error(method.scores(p, one, its.fixed(p(one))), method, one))
     return torch.cat(errors)
 
-def error_of_slope(f: Tensor, m: RISE, x: Tensor) -> Tensor:
+def _slope_error(f: Tensor, m: RISE, x: Tensor) -> Tensor:
     "The standard error of the slope for one image, [1,1,H,W]."
     a, middle, total, spread = slope(f, m.blocks(x)), mean((M for _, M in m.blocks(x)), len(f)), 0., 0.
     for ks, M in m.blocks(x):
