@@ -17,7 +17,7 @@ from ..method import Method, draws, mean, rows_at_once, wide
 from ..probe import Probe
 from ..target import Aim, aim
 
-# %% ../../nbs/37_rise.ipynb #baf45c37
+# %% ../../nbs/37_rise.ipynb #bf21dee0
 @dataclass(frozen=True)
 class RandomMasks(Method):
     "Scores of the image seen through random masks."
@@ -41,6 +41,7 @@ class RandomMasks(Method):
         "Yield the masks again, some at a time: (which, [d,1,H,W])."
         for ks in torch.arange(self.samples).split(64): yield ks, masks(self, ks.tolist(), x)
 
+# %% ../../nbs/37_rise.ipynb #6204df5d
 @dataclass(frozen=True)
 class RISE(RandomMasks):
     "The slope of the score against the visibility of each pixel, over random masks."
@@ -52,7 +53,7 @@ class PublishedRISE(RandomMasks):
     exempt = {"affine": "a constant added to the score adds its multiple of the mean mask"}
     def attribute(self, p, x, target): return weighted(self.scores(p, x, target), self.blocks(x)) / self.keep
 
-# %% ../../nbs/37_rise.ipynb #117555e7
+# %% ../../nbs/37_rise.ipynb #5cf7101d
 def weighted(
     f: Tensor,   # scores [samples,N]
     blocks,      # pairs of which samples, and their masks [d,1,H,W]
@@ -76,7 +77,7 @@ def centred(f: Tensor) -> Tensor:
     once = f - f.mean(0)
     return once - once.mean(0)
 
-# %% ../../nbs/37_rise.ipynb #70c7390b
+# %% ../../nbs/37_rise.ipynb #6f08c06c
 def masks(
     m,             # a method with `grid`, `keep` and `seed`
     ks,            # which draws
@@ -102,7 +103,7 @@ def check_masks(m: RandomMasks):
     if m.grid < 1: raise BadValue(f"{name}.grid is {m.grid}; it must be at least 1 cell. 7 is usual.")
     if not 0 < m.keep < 1: raise BadValue(f"{name}.keep is {m.keep}; it must lie between 0 and 1. .5 is usual.")
 
-# %% ../../nbs/37_rise.ipynb #4d5e9759
+# %% ../../nbs/37_rise.ipynb #4097090c
 def standard_error(
     method: RISE,
     model: nn.Module,   # images [N,C,H,W] -> logits [N,K]
