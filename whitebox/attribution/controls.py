@@ -70,6 +70,7 @@ class Blurred(Method):
     passes = property(lambda self: self.of.passes)
     def passes_on(self, size): return self.of.passes_on(size)
     access = property(lambda self: self.of.access)
+    exempt = property(lambda self: self.of.exempt)
     def check(self):
         if self.sigma <= 0: raise BadValue(f"Blurred.sigma is {self.sigma}; it must be above 0 pixels. 1 to 4 is usual.")
     def attribute(self, p, x, target):
