@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Maps', 'maps_of', 'save_maps', 'load_maps', 'seal', 'meant', 'explain', 'explain_picture', 'digest', 'model_digest',
-           'whole', 'saved', 'name_of', 'said', 'picture_of', 'title_of', 'drawn', 'files_of', 'places_of']
+           'whole', 'saved', 'class_name', 'said', 'picture_of', 'title_of', 'drawn', 'files_of', 'places_of']
 
 # %% ../nbs/76_explain.ipynb #a58e644a
 import hashlib
@@ -164,13 +164,13 @@ def saved(found: Maps, path: Path):
     return found, state
 
 # %% ../nbs/76_explain.ipynb #9c07b63d
-def name_of(k: int, names) -> str: return names[k] if k < len(names) else f"class {k}"
+def class_name(k: int, names) -> str: return names[k] if k < len(names) else f"class {k}"
 
 def said(found: Maps, names) -> dict:
     "The three classes a model thinks likeliest, the class explained, and whether the map is zero everywhere."
     p, k = found.probabilities[0].topk(min(3, found.probabilities.shape[1]))
-    return dict(classes=[(name_of(k, names), round(p, 4)) for p, k in zip(p.tolist(), k.tolist())],
-                explained=" and not ".join(name_of(k, names) for k in found.targets[0].tolist()), empty=not found.maps.any().item())
+    return dict(classes=[(class_name(k, names), round(p, 4)) for p, k in zip(p.tolist(), k.tolist())],
+                explained=" and not ".join(class_name(k, names) for k in found.targets[0].tolist()), empty=not found.maps.any().item())
 
 def picture_of(x: Tensor, done: list, names, key: str) -> bytes:
     "The picture with the class said, and its maps."
