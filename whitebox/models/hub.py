@@ -5,8 +5,8 @@ file."""
 
 # %% auto #0
 __all__ = ['STAGES', 'TRANSFORMS', 'normalised', 'described', 'write_whole', 'save_weights', 'header_of', 'weights_file',
-           'tensors_of', 'decoded', 'not_swollen', 'load_weights', 'filled', 'misfits', 'tiny_digits', 'Same', 'Block',
-           'norm', 'efficientnet_lite0', 'hub', 'named', 'architecture', 'imagenet_names', 'classes_of', 'made']
+           'tensors_of', 'load_weights', 'filled', 'misfits', 'tiny_digits', 'Same', 'Block', 'norm',
+           'efficientnet_lite0', 'hub', 'named', 'architecture', 'imagenet_names', 'classes_of', 'made']
 
 # %% ../../nbs/18_hub.ipynb #0d08c50f
 import difflib
@@ -78,7 +78,7 @@ def weights_file(path) -> Path:
 def tensors_of(path) -> dict:
     "The tensors by name in a file."
     path = weights_file(path)
-    try: state = decoded(path)
+    try: state = _decoded(path)
     except Exception as error:
         raise StoreConflict(f"{path} cannot be read as tensors: {str(error).splitlines()[0][:200]}. "
                             "Save the model's state_dict() again; a pickled model needs code to load and is refused.") from error
@@ -87,17 +87,17 @@ def tensors_of(path) -> dict:
     held = f"a dict with {', '.join(map(str, list(state)[:4]))}" if isinstance(state, dict) else f"a {type(state).__name__}"
     raise StoreConflict(f"{path} holds {held}, not tensors by name. Save the model's state_dict() alone.")
 
-def decoded(path: Path):
+def _decoded(path: Path):
     "What a file holds, read without running anything."
     if path.suffix == ".safetensors":
         from safetensors.torch import load
         return load(path.read_bytes())
-    if zipfile.is_zipfile(path): not_swollen(path)
+    if zipfile.is_zipfile(path): _not_swollen(path)
     if path.suffix != ".npz": return torch.load(path, map_location="cpu", weights_only=True)
     with np.load(path, allow_pickle=False) as z:
         return {k: torch.from_numpy(a) for k in z.files if (a := z[k]).dtype.kind in "fiub"}   # text is a note, not a weight
 
-def not_swollen(path: Path):
+def _not_swollen(path: Path):
     "Refuse an archive that is a hundred times larger inside: weights do not compress so well."
     with zipfile.ZipFile(path) as z: inside = sum(i.file_size for i in z.infolist())
     if inside > 100 * path.stat().st_size: raise StoreConflict(f"it would expand to {inside:,} bytes")
