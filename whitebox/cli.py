@@ -91,8 +91,8 @@ def _said(quiet: bool):
         good = [row for row in rows if "maps" in row]
         if good and not quiet:
             classes = ", ".join(f"{name} {p:.0%}" for name, p in good[0]["classes"])
-            print(f"{good[0]['picture']}: {classes}\n  picture  {good[0]['drawing']}", flush=True)
-            for row in good: print(f"  maps     {row['maps']}  {row['state']}{', empty' * row['empty']}", flush=True)
+            print(f"{good[0]['picture']}: {classes}\n  {good[0]['drawing']}", flush=True)
+            for row in good: print(f"  {row['maps']}  {row['method']}  {row['state']}{', empty' * row['empty']}", flush=True)
         for row in rows:
             if row not in good: print(f"{row['picture']}, {row['method']}: {row['state']}" if "method" in row else row["state"], file=sys.stderr)
     return said

@@ -80,7 +80,8 @@ def tensors_of(path) -> dict:
     path = weights_file(path)
     try: state = _decoded(path)
     except Exception as error:
-        raise StoreConflict(f"{path} cannot be read as tensors: {str(error).splitlines()[0][:200]}. "
+        why = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise StoreConflict(f"{path} cannot be read as tensors: {why}. "
                             "Save the model's state_dict() again; a pickled model needs code to load and is refused.") from error
     for inner in ("state_dict", "model"): state = state.get(inner, state) if isinstance(state, dict) else state
     if isinstance(state, dict) and state and all(isinstance(v, Tensor) for v in state.values()): return state
