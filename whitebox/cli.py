@@ -66,15 +66,36 @@ def _train(args):
 
 # %% ../nbs/79_cli.ipynb #2caaf6d5
 def _methods(args):
-    from whitebox.attribution import Gradient, __all__ as names
-    from whitebox.method import Method
-    known = [cls for cls in (vocabulary().get(n) for n in names) if cls and issubclass(cls, Method)]
-    found = [cls(Gradient()) if fields(cls) and fields(cls)[0].name == "of" else cls() for cls in known]
-    axes = ("scope", "access", "timing", "generality")
-    lines = [dict(name=type(m).__name__, does=m.__doc__, needs=", ".join(m.needs) or "nothing") | {a: getattr(m, a) for a in axes}
-             for m in found if {*args.filter} <= {getattr(m, a) for a in axes} | {*m.needs}]
-    if args.json: return print(json.dumps(lines, indent=1))
-    for line in lines: print(f"{line['name']:20} {line['access']:12} needs {line['needs']:16} {line['does']}")
+    from whitebox.taxonomy import AXES, taxonomy
+    table = taxonomy(*args.filter)
+    if args.json: return print(table.to_json(orient="records", indent=1, force_ascii=False))
+    table.insert(1, "kind", table[list(AXES)].agg(" ".join, axis=1))
+    print(table.drop(columns=[*AXES, "does"]).to_string(index=False, formatters={c: f"{{:{table[c].str.len().max()}}}".format for c in ("name", "kind", "needs", "claims")}))
+
+def _explain(args):
+    from whitebox.explain import explain
+    from whitebox.models.hub import described, hub
+    from whitebox.tour import chosen
+    sys.path.append(str(Path.cwd()))   # a function of yours may lie here
+    model, methods = hub(args.model, args.weights), [parse(m) for m in args.method or ("IntegratedGradients", "Sobel")]
+    if args.view: described(model, model.names, parse(args.view))
+    rows = explain(model.to(chosen(args.device)), args.image, methods, args.out, args.target, _said(args.json))
+    if args.json: print(json.dumps(rows, indent=1, ensure_ascii=False))
+    bad = [row for row in rows if "maps" not in row]
+    if bad: print(f"{len(bad)} of {len(rows)} could not be made", file=sys.stderr)
+    return 1 if bad else 0
+
+def _said(quiet: bool):
+    "Prints what was said of each picture as it is done; what could not be made goes to standard error."
+    def said(rows):
+        good = [row for row in rows if "maps" in row]
+        if good and not quiet:
+            classes = ", ".join(f"{name} {p:.0%}" for name, p in good[0]["classes"])
+            print(f"{good[0]['picture']}: {classes}\n  {good[0]['drawing']}", flush=True)
+            for row in good: print(f"  {row['maps']}  {row['method']}  {row['state']}{', empty' * row['empty']}", flush=True)
+        for row in rows:
+            if row not in good: print(f"{row['picture']}, {row['method']}: {row['state']}" if "method" in row else row["state"], file=sys.stderr)
+    return said
 
 def _explore(args):
     import subprocess
@@ -154,10 +175,11 @@ def _study_cells(texts: list, store) -> list:
 # %% ../nbs/79_cli.ipynb #76057082
 EXAMPLES = dict(
     tour="whitebox tour --data digits --quick", train="whitebox train mnist simple_cnn --epochs 1 --root ~/data",
-    methods="whitebox methods --filter model-free", explore="whitebox explore", doctor="whitebox doctor --json", store="whitebox store verify runs/store",
+    methods="whitebox methods --filter white-box --filter complete",
+    explain='whitebox explain cat.jpg --model squeezenet1_1 --weights squeezenet1_1.npz --method "GradCAM(layer=\'model.features.12\')" --target tabby', explore="whitebox explore", doctor="whitebox doctor --json", store="whitebox store verify runs/store",
     roar='whitebox roar run --data digits --network tiny_cnn --method "IntegratedGradients(steps=8)" --method GradCAM --store runs/store')
 ABOUT = dict(tour="walk the whole way on a small data set and write a report", train="train a network on a data set",
-             methods="list the attribution methods", explore="open the explorer in JupyterLab", doctor="say what is installed and where data is looked for",
+             methods="list the attribution methods: kind, needs, claims, passes", explain="explain pictures to a model of yours", explore="open the explorer in JupyterLab", doctor="say what is installed and where data is looked for",
              store="look into a store", roar="remove and retrain: plan, run, status, table")
 
 def parser() -> argparse.ArgumentParser:
@@ -169,8 +191,8 @@ def parser() -> argparse.ArgumentParser:
                                 formatter_class=argparse.RawDescriptionHelpFormatter) for name, about in ABOUT.items()}
     for name in ("tour", "train", "roar"):
         v[name].add_argument("--root", help="folder with data files (else $WHITEBOX_DATA, else ~/.cache/whitebox)")
-    for name in ("tour", "train"): v[name].add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
-    for name in ("methods", "doctor", "store"): v[name].add_argument("--json", action="store_true", help="print JSON")
+    for name in ("tour", "train", "explain"): v[name].add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    for name in ("methods", "doctor", "store", "explain"): v[name].add_argument("--json", action="store_true", help="print JSON")
     _arguments(v)
     return top
 
@@ -188,7 +210,15 @@ def _arguments(v: dict):
     v["train"].add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     v["train"].add_argument("--epochs", type=int, help="passes over the training images (default: 3; 8 where they are fewer than 10,000)")
     v["train"].add_argument("--seed", type=int, help="of everything random (default: 0)")
-    v["methods"].add_argument("--filter", action="append", default=[], help="an axis or a need: white-box, model-free, layer …")
+    v["methods"].add_argument("--filter", action="append", default=[], help="an axis, a need or a claim; repeat for several: white-box, layer, complete …")
+    e = v["explain"]
+    e.add_argument("image", nargs="+", help="image files, or folders of them"), e.add_argument("--model", required=True,
+                   help="a classifier of torchvision, efficientnet_lite0, tiny_digits, or a function of yours, package.module.make")
+    e.add_argument("--weights", help="a file of weights: safetensors, a state dict, .npz")
+    e.add_argument("--method", action="append", help="a method, as text; repeat for more (default: IntegratedGradients, and Sobel beside it)")
+    e.add_argument("--target", help='a class by number or name, or as "Probability(Class(3))" (default: the class predicted)')
+    e.add_argument("--view", help='how a picture becomes an image, as "Square(64)" (default: as the model says)')
+    e.add_argument("--out", default="explained", help="a folder, or for one picture a .png; what lies there is not made again (default: %(default)s)")
     v["explore"].add_argument("notebook", nargs="?", help="a notebook to open (default: makes explore.ipynb here)")
     v["explore"].add_argument("options", nargs="*", help="passed on to JupyterLab, after --")
     v["store"].add_argument("action", choices=("ls", "verify", "gc")), v["store"].add_argument("folder")
@@ -209,7 +239,7 @@ def _arguments(v: dict):
 def main(argv=None) -> int:
     "Run a verb; the exit status."
     args = parser().parse_args(argv)
-    verb = dict(tour=_tour, train=_train, methods=_methods, explore=_explore, doctor=_doctor, store=_store, roar=_roar)[args.verb]
+    verb = dict(tour=_tour, train=_train, methods=_methods, explain=_explain, explore=_explore, doctor=_doctor, store=_store, roar=_roar)[args.verb]
     try: return verb(args) or 0
     except WhiteBoxError as error:
         print(f"whitebox {args.verb}: {error}", file=sys.stderr)

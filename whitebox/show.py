@@ -58,8 +58,9 @@ class Png(bytes):
         return f"<picture, {wide} × {high} pixels>"
 
 def png(
-    array,   # uint8 [H,W] grey or [H,W,3] red, green, blue; numpy or torch
-) -> Png:    # the file's bytes
+    array,          # uint8 [H,W] grey or [H,W,3] red, green, blue; numpy or torch
+    **words: str,   # what the file says of itself, by name, in Latin letters
+) -> Png:           # the file's bytes
     "A picture as a PNG file; equal arrays give equal bytes."
     a = np.asarray(array)
     if a.dtype != np.uint8 or a.ndim not in (2, 3) or a.shape[2:] not in ((), (3,)):
@@ -68,8 +69,8 @@ def png(
     chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     head = struct.pack(">IIBBBBB", a.shape[1], a.shape[0], 8, 0 if a.ndim == 2 else 2, 0, 0, 0)
     rows = b"".join(b"\0" + row.tobytes() for row in a)
-    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
-    return Png(b"\x89PNG\r\n\x1a\n" + chunks)
+    said = b"".join(chunk(b"tEXt", f"{name}\0{word}".encode("latin-1")) for name, word in words.items())
+    return Png(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + said + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b""))
 
 # %% ../nbs/09_show.ipynb #7bc0b153
 def img(
@@ -210,15 +211,16 @@ HOUSE = {"font.family": ["DejaVu Sans"], "font.size": 11, "axes.titlesize": 12, 
          "grid.color": "#d9dde1"}
 
 def still(
-    fig,     # a matplotlib figure
-) -> Png:    # 72 dots an inch
+    fig,            # a matplotlib figure
+    **words: str,   # what the file says of itself, by name
+) -> Png:           # 72 dots an inch
     "A figure as picture bytes; the same figure gives the same bytes."
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     fig.set_dpi(72)
     canvas = FigureCanvasAgg(fig)
     with rc_context(HOUSE): canvas.draw()
-    return png(np.asarray(canvas.buffer_rgba())[..., :3])
+    return png(np.asarray(canvas.buffer_rgba())[..., :3], **words)
 
 def wrapped(
     title: str,
@@ -254,26 +256,27 @@ def grid(
     lines: list,     # for each line its cells, as (title or "", picture uint8 [H,W,3]); pictures of one size
     rows=(),         # a label for each line
     bar: tuple = (), # what `scale_bar` draws below: colour map, least value, tick labels, note
+    side: int = 112, # of a picture as it is drawn, pixels
 ):                   # a matplotlib figure
     "Pictures in lines and columns, enlarged by a whole number."
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     h, w = lines[0][0][1].shape[:2]
-    zoom = max(1, round(112 / max(h, w))) if max(h, w) <= 160 else 112 / max(h, w)
+    zoom = max(1, round(side / max(h, w))) if max(h, w) <= 160 else side / max(h, w)
     high, wide, gap = round(h * zoom), round(w * zoom), 8
     heads = [[wrapped(title, max(8, wide // 7)) for title, _ in line] for line in lines]
     tall = [4 + 15 * max((t.count("\n") + 1 if t else 0) for t in line) for line in heads]
-    side = max((7 * len(str(r)) + 10 for r in rows), default=1)
-    size = np.array([side + len(lines[0]) * (wide + gap), sum(tall) + len(lines) * (high + 4) + 38 * bool(bar)])
-    if bar: size[0] = max(size[0], side + 320)
+    margin = max((7 * len(str(r)) + 10 for r in rows), default=1)
+    size = np.array([margin + len(lines[0]) * (wide + gap), sum(tall) + len(lines) * (high + 4) + 38 * bool(bar)])
+    if bar: size[0] = max(size[0], margin + 320)
     with rc_context(HOUSE):
         fig, y = Figure(size / 72), 0
         for r, line in enumerate(lines):
             y += tall[r]
-            for c, (_, p) in enumerate(line): place(fig, (side + c * (wide + gap), y, wide, high), p, heads[r][c])
+            for c, (_, p) in enumerate(line): place(fig, (margin + c * (wide + gap), y, wide, high), p, heads[r][c])
             if len(rows): fig.text(2 / size[0], 1 - (y + high / 2) / size[1], str(rows[r]), va="center")
             y += high + 4
-        if bar: scale_bar(fig, (side, y + 8, 112, 10), *bar)
+        if bar: scale_bar(fig, (margin, y + 8, 112, 10), *bar)
     return fig
 
 # %% ../nbs/09_show.ipynb #05489ce8
