@@ -61,6 +61,7 @@ def spelt(word: str) -> list:
     return [f for f in found if callable(f)]
 
 OPERATORS = {f: name for name, words in SPELLINGS.items() for word in words.split() for f in spelt(word)}
+OPERATORS |= {getattr(Tensor, turned).__get__: "linear_map" for turned in ("T", "mT")}
 
 # %% ../../nbs/26_rules.ipynb #fbae8181
 def live(a) -> list:
