@@ -133,7 +133,7 @@ PIECES = PARTS | dict(div=lambda u, v: u * (1 / v), reversed_div=lambda v, u: u 
 RESCALE = dict(activation=elementwise, gate=elementwise, mul=product, matmul=product, einsum=product,
                max_pool=max_pool, softmax=softmax, log_softmax=log_softmax)
 
-# %% ../../nbs/30_deeplift.ipynb #d27d53cc
+# %% ../../nbs/30_deeplift.ipynb #6fee69b2
 def adding_up(a: Tensor, s: Tensor, s0: Tensor) -> Tensor:
     "The maps, refused unless they add up to the change of the score, with a warning where their parts cancel."
     total, parts = wide(a).flatten(1).sum(1), wide(a).flatten(1).abs().sum(1)
@@ -141,9 +141,9 @@ def adding_up(a: Tensor, s: Tensor, s0: Tensor) -> Tensor:
     lost = ((total - (s - s0)).abs() > 1e-3 * parts + rounding).nonzero().flatten().tolist()
     if lost:
         raise UnsupportedModel(f"The map of image {lost[0]} of a chunk adds up to {total[lost[0]]:.4g}, the score changed by "
-                               f"{(s - s0)[lost[0]]:.4g}: the model takes something from the image as plain numbers. "
-                               "Write it in tensors throughout, without item(), no_grad() or chance.")
+                               f"{(s - s0)[lost[0]]:.4g}: the two passes differ by more than the image. "
+                               "Take chance out of the model, or use a method that needs no rules.")
     if (parts > 100 * total.abs()).any():
         warnings.warn(f"The parts of a map are {(parts / total.abs()).max():.0f} times their sum: they cancel, and single ones say "
-                      "little. Try another baseline, as Blur() or Noise().", stacklevel=6)
+                      "little. Try another baseline, as Blur() or Noise().", stacklevel=7)
     return a

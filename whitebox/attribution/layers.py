@@ -27,6 +27,10 @@ class Above(Probe):
         copies = torch.arange(len(A), device=A.device) % len(self.x)   # A may hold the images several times over
         with exchanged(named(self.model, self.layer), A): return self.below(self.x[copies])
 
+    def rules(self, rules):
+        "The model under rules, for the block; what lies below the layer is not recorded and meets none."
+        return self.below.rules(rules)
+
 @contextmanager
 def exchanged(module, A: Tensor):
     "The output of a module is `A` for the block; only what follows it is recorded."
