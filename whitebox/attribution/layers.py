@@ -34,6 +34,10 @@ class Above(Probe):
         "The same for some of the rows of the layer's output."
         return Above(self.below, self.layer, self.images(len(some))[some])
 
+    def rules(self, rules):
+        "The model under rules, for the block; what lies below the layer is not recorded and meets none."
+        return self.below.rules(rules)
+
 @contextmanager
 def exchanged(module, A: Tensor):
     "The output of a module is `A` for the block; only what follows it is recorded."
