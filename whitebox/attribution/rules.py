@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'SPELLINGS', 'OPERATORS', 'INPLACE', 'QUIET', 'LINEAR', 'NODES', 'StraightThrough', 'straight', 'spelt',
-           'live', 'constant', 'out_of_place', 'Rules', 'linear_call', 'node_name', 'graph', 'refuse_hidden', 'Ruled',
-           'coverage']
+           'live', 'constant', 'out_of_place', 'note', 'noted', 'Rules', 'linear_call', 'node_name', 'graph',
+           'refuse_hidden', 'Ruled', 'coverage']
 
 # %% ../../nbs/26_rules.ipynb #6086defc
 from collections import Counter
@@ -60,6 +60,7 @@ def spelt(word: str) -> list:
     return [f for f in found if callable(f)]
 
 OPERATORS = {f: name for name, words in SPELLINGS.items() for word in words.split() for f in spelt(word)}
+OPERATORS |= {f: "inverse" for f in (Tensor.__rdiv__, Tensor.__rtruediv__)}   # 2 / x
 
 # %% ../../nbs/26_rules.ipynb #fbae8181
 def live(a) -> list:
@@ -82,6 +83,20 @@ def out_of_place(f, args: tuple, kwargs: dict):
 
 INPLACE = {f: list(signature(f).parameters).index("inplace") for f in OPERATORS
            if getattr(f, "__module__", "") == "torch.nn.functional" and not isbuiltin(f) and "inplace" in signature(f).parameters}
+
+# %% ../../nbs/26_rules.ipynb #10ec0269
+def note(
+    t: Tensor,   # any tensor
+    **what,      # what to remember about it
+) -> Tensor:     # the same tensor
+    "Remember something about a tensor until it is overwritten."
+    t.notes = t._version, noted(t) | what
+    return t
+
+def noted(t: Tensor) -> dict:
+    "What is remembered about a tensor as it is now."
+    version, what = getattr(t, "notes", (None, {}))
+    return what if version == t._version else {}
 
 # %% ../../nbs/26_rules.ipynb #b32b397c
 class Rules(TorchFunctionMode):
@@ -107,7 +122,8 @@ class Rules(TorchFunctionMode):
         if not (torch.is_grad_enabled() and live((args, kwargs))): return f(*args, **kwargs)
         g, args, kwargs, to = out_of_place(f, args, kwargs)
         if to is None: return self.met(OPERATORS.get(f), f, args, kwargs)
-        return to.copy_(self.met(OPERATORS.get(f), g, (to.clone(), *args[1:]), kwargs))
+        y = self.met(OPERATORS.get(f), g, (note(to.clone(), **noted(to)), *args[1:]), kwargs)
+        return note(to.copy_(y), **noted(y))
 
     def met(self, name: str, f, args: tuple, kwargs: dict):
         "The result of an operator: by its rule, from its parts, or as it is."
