@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'SPELLINGS', 'OPERATORS', 'INPLACE', 'QUIET', 'NUMBERS', 'ALIKE', 'LINEAR', 'NODES', 'PARTS',
-           'StraightThrough', 'straight', 'spelt', 'live', 'constant', 'out_of_place', 'Rules', 'linear_call',
-           'node_name', 'graph', 'refuse_hidden', 'standardised', 'scaled', 'layer_norm', 'group_norm', 'shares',
-           'attention', 'multi_head', 'Ruled', 'coverage']
+           'StraightThrough', 'straight', 'spelt', 'live', 'constant', 'out_of_place', 'note', 'noted', 'Rules',
+           'linear_call', 'node_name', 'graph', 'refuse_hidden', 'standardised', 'scaled', 'layer_norm', 'group_norm',
+           'shares', 'attention', 'multi_head', 'Ruled', 'coverage']
 
 # %% ../../nbs/26_rules.ipynb #6086defc
 from collections import Counter
@@ -89,6 +89,20 @@ def out_of_place(f, args: tuple, kwargs: dict):
 INPLACE = {f: list(signature(f).parameters).index("inplace") for f in OPERATORS
            if getattr(f, "__module__", "") == "torch.nn.functional" and not isbuiltin(f) and "inplace" in signature(f).parameters}
 
+# %% ../../nbs/26_rules.ipynb #10ec0269
+def note(
+    t: Tensor,   # any tensor
+    **what,      # what to remember about it
+) -> Tensor:     # the same tensor
+    "Remember something about a tensor until it is overwritten."
+    t.notes = t._version, noted(t) | what
+    return t
+
+def noted(t: Tensor) -> dict:
+    "What is remembered about a tensor as it is now."
+    version, what = getattr(t, "notes", (None, {}))
+    return what if version == t._version else {}
+
 # %% ../../nbs/26_rules.ipynb #283a343b
 class Rules(TorchFunctionMode):
     "Functions that stand in for operators while a model runs, and a record of what was met."
@@ -114,7 +128,8 @@ class Rules(TorchFunctionMode):
         if not torch.is_grad_enabled(): return self.unseen(f, args, kwargs)
         g, args, kwargs, to = out_of_place(f, args, kwargs)
         if to is None: return self.met(OPERATORS.get(f), f, args, kwargs)
-        return to.copy_(self.met(OPERATORS.get(f), g, (to.clone(), *args[1:]), kwargs))
+        y = self.met(OPERATORS.get(f), g, (note(to.clone(), **noted(to)), *args[1:]), kwargs)
+        return note(to.copy_(y), **noted(y))
 
     def unseen(self, f, args: tuple, kwargs: dict):
         "The result of an operator whose gradient is switched off: by the model, or by a function with a backward pass of its own."
