@@ -65,6 +65,9 @@ def test_windows_that_change_nothing_need_no_pass():
     assert rows == 2 * (1 + 1 + 1)                      # for the class, whole, and the one window that holds something
     assert maps[..., 8:12, 4:8].abs().min() > 0 and (maps != 0).sum() == 2 * 16
     torch.testing.assert_close(maps[:1], passes(Occlusion(4, 4, Black()), x[:1])[0])
+    x[1] = x[1].roll(4, 2)                              # into another window
+    maps, rows = passes(Occlusion(4, 4, Black()), x)
+    assert rows == 2 * (1 + 1 + 2) and (maps != 0).sum() == 2 * 16
     blank, rows = passes(Occlusion(), torch.full((2, 3, 16, 16), .5))
     assert rows == 4 and not blank.any()
 

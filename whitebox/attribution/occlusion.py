@@ -30,14 +30,14 @@ class Occlusion(Method):
     def attribute(self, p, x, target):
         rows, columns = (spans(side, self.window, self.stride).to(wide(x)) for side in x.shape[2:])   # [A,H], [B,W]
         filled = self.fill(x)
-        changes = (filled != x).any(1).any(0).to(rows)                                                # [H,W]
-        a, b = (rows @ changes @ columns.T).nonzero(as_tuple=True)
+        changes = (rows @ (filled != x).any(1).to(rows) @ columns.T).bool()                           # [N,A,B]
+        a, b = changes.any(0).nonzero(as_tuple=True)
         def look(copies, target, draw):
             covered = (rows[a[draw.ks], :, None] * columns[b[draw.ks], None]).bool()[:, None, None]
             return p.score(torch.where(covered, filled, x).flatten(0, 1), target)
         scores = wide(torch.cat([p.score(x, target)[None], *draws(p, look, x, target, len(a))]))
         fall = scores.new_zeros(len(x), len(rows), len(columns))
-        fall[:, a, b] = (scores[0] - scores[1:]).T
+        fall[:, a, b] = torch.where(changes[:, a, b], (scores[0] - scores[1:]).T, 0)
         return (rows.T @ fall @ columns / torch.outer(rows.sum(0), columns.sum(0)))[:, None]
 
 # %% ../../nbs/36_occlusion.ipynb #0bd5416d
