@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from whitebox import attribution
-from whitebox.attribution import (LIME, Activation, At, Blurred, ExactShapley, GradCAM, Gradient, InputXGradient, IntegratedGradients,
-                                  KernelSHAP, PackageLIME, PaperLIME, Random, ShapleySampling, SmoothGrad, SmoothGradSquared, Sobel,
-                                  VarGrad, check_method)
+from whitebox.attribution import (Activation, At, Blurred, GradCAM, Gradient, InputXGradient, IntegratedGradients, Random, SmoothGrad,
+                                  SmoothGradSquared, Sobel, VarGrad, check_method)
 from whitebox.attribution.check_method import FULL, LAWS, Trial, changed, found, holding, judged
 from whitebox.errors import BadShape, BadValue, UnknownName, UnsupportedModel, WhiteBoxError
 from whitebox.fill import Black, Constant, gaussian_blur
@@ -27,12 +26,10 @@ from whitebox.value import Value, parse
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 CLASSES = torch.tensor([0, 2, 1])
 
-LINES = LIME, PackageLIME, PaperLIME, KernelSHAP   # these fit a line, which takes more samples than parts
-
 def small(cls):
     "A method of the door with few samples; a wrapper that must be told what it holds holds one"
     names = {f.name: f for f in fields(cls)}
-    asked = {"samples": 256 if cls in LINES else 4} if "samples" in names else {}
+    asked = {"samples": 4} if "samples" in names else {}
     return cls(InputXGradient(), **asked) if cls is Blurred else cls(**asked)
 
 DOOR = [cls for name in attribution._all_ if isinstance(cls := getattr(attribution, name), type) and issubclass(cls, Method)]
@@ -40,7 +37,6 @@ SINGLE = [small(cls) for cls in DOOR]
 NESTED = [SmoothGrad(IntegratedGradients(steps=8), samples=4), SmoothGrad(GradCAM(), samples=4), SmoothGrad(Random(), samples=4),
           VarGrad(SmoothGrad(samples=4), samples=4), SmoothGradSquared(IntegratedGradients(steps=8), samples=4),
           At(IntegratedGradients(steps=8), layer="b"), At(SmoothGrad(InputXGradient(), samples=4), layer="b"), Activation("a"),
-          At(ShapleySampling(samples=2), layer="b"), SmoothGrad(ExactShapley(), samples=2),
           Blurred(GradCAM()), Blurred(SmoothGrad(IntegratedGradients(steps=8), samples=4), sigma=1.), Blurred(Blurred(Sobel()))]
 METHODS = {m.label: m for m in SINGLE + NESTED}
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
