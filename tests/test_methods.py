@@ -23,12 +23,10 @@ from whitebox.toys import zoo
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 CLASSES = torch.tensor([0, 2, 1])
 
-LINES = LIME, PackageLIME, PaperLIME, KernelSHAP   # these fit a line, which takes more samples than parts
-
 def small(cls):
     "A method of the door with few samples; a wrapper that must be told what it holds holds one"
     names = {f.name: f for f in fields(cls)}
-    asked = {"samples": 256 if cls in LINES else 4} if "samples" in names else {}
+    asked = {"samples": 4} if "samples" in names else {}
     return cls(InputXGradient(), **asked) if cls is Blurred else cls(**asked)
 
 DOOR = [cls for name in attribution._all_ if isinstance(cls := getattr(attribution, name), type) and issubclass(cls, Method)]

@@ -40,11 +40,12 @@ def spread(values: Tensor, units: Tensor) -> Tensor:
     share = values / units[units >= 0].bincount(minlength=len(values))
     return F.pad(share, (0, 1))[units]
 
-# %% ../../nbs/38_lime.ipynb #15a745ff
+# %% ../../nbs/38_lime.ipynb #adb7f865
 @dataclass(frozen=True)
 class ByParts(Method):
     "One value for each part of an image, from scores of the image with some parts hidden."
     linear, needs, access, reduction = True, ("class scores",), "black-box", "sum"
+    exempt = {"half": "values are differences of scores, and bfloat16 rounds each score to two or three digits"}
     spatial = property(lambda self: not isinstance(self.region, Elements))
 
     def parts(self, x: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def check_players(K: int):
     if K > 12: raise BadValue(f"ExactShapley met {K} parts that differ from the baseline, {2 ** K:,} coalitions; 12 are the most. "
                               "Give larger parts, or take ShapleySampling() or KernelSHAP().")
 
-# %% ../../nbs/39_shapley.ipynb #56ad37b0
+# %% ../../nbs/39_shapley.ipynb #60f9d82b
 @dataclass(frozen=True)
 class ShapleySampling(Shapley):
     "Shapley values from random orders and their reverses."
@@ -72,7 +72,6 @@ class ShapleySampling(Shapley):
     baseline: Fill = Black()       # what stands where a part is hidden, x₀
     region: Region | None = None   # the parts; None is 4×4 tiles, from 64 pixels on superpixels
     seed: int = 0                  # of the orders
-    exempt = {"half": "a contribution is a difference of two scores, and bfloat16 rounds each to two or three digits"}
     def check(self):
         if self.samples < 1: raise BadValue(f"ShapleySampling.samples is {self.samples}; it must be at least 1 pair. Give 16.")
     def evaluations(self, K): return 2 * self.samples * (K - 1) + 2
