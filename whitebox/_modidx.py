@@ -316,6 +316,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'whitebox/attribution/shapley.py'),
                                               'whitebox.attribution.shapley.Shapley.evaluations': ( 'shapley.html#shapley.evaluations',
                                                                                                     'whitebox/attribution/shapley.py'),
+                                              'whitebox.attribution.shapley.Shapley.exempt': ( 'shapley.html#shapley.exempt',
+                                                                                               'whitebox/attribution/shapley.py'),
                                               'whitebox.attribution.shapley.Shapley.hiding': ( 'shapley.html#shapley.hiding',
                                                                                                'whitebox/attribution/shapley.py'),
                                               'whitebox.attribution.shapley.Shapley.passes_on': ( 'shapley.html#shapley.passes_on',
