@@ -7,7 +7,7 @@ __all__ = ['ERRORS', 'Shapley', 'players', 'ExactShapley', 'coalitions', 'check_
            'KernelSHAP', 'kernel', 'by_kernel', 'regression', 'with_rest', 'check_samples', 'standard_error',
            'error_of_orders', 'error_of_regression']
 
-# %% ../../nbs/39_shapley.ipynb #a1577d28
+# %% ../../nbs/39_shapley.ipynb #7a55214a
 import warnings
 from dataclasses import dataclass
 from math import comb
@@ -16,14 +16,18 @@ from torch import Tensor, nn
 from .lime import ByParts, mapped, numbers, of_each, size, smallest, solved, tiles
 from ..errors import BadValue
 from ..fill import Black, Fill
-from ..ranking import Region
+from ..ranking import Region, Superpixels
 
-# %% ../../nbs/39_shapley.ipynb #86c1caf2
+# %% ../../nbs/39_shapley.ipynb #f7f3af42
 @dataclass(frozen=True)
 class Shapley(ByParts):
     "Values of parts that add up to the change of the score."
     complete = True
     passes = property(lambda self: self.passes_on((32, 32)))
+    @property
+    def exempt(self):
+        "Superpixels are as many as an image has."
+        return super().exempt | ({"cost": "the image decides how many parts there are"} if isinstance(self.region, Superpixels) else {})
     def hiding(self, x):
         x0 = self.baseline(x)
         return players(self.parts(x), x, x0), x0
