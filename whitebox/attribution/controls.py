@@ -68,6 +68,7 @@ class Blurred(Method):
     moves = property(lambda self: self.of.moves)
     needs = property(lambda self: self.of.needs)
     passes = property(lambda self: self.of.passes)
+    per_channel = property(lambda self: self.of.per_channel)
     access = property(lambda self: self.of.access)
     def check(self):
         if self.sigma <= 0: raise BadValue(f"Blurred.sigma is {self.sigma}; it must be above 0 pixels. 1 to 4 is usual.")

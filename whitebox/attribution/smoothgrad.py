@@ -30,6 +30,7 @@ class SmoothGrad(Average):
     needs, access = map(held, ("needs", "access"))
     draws = property(lambda self: self.samples * self.of.draws)
     passes = property(lambda self: self.samples * self.of.passes)
+    per_channel = property(lambda self: self.samples * self.of.per_channel)
     def check(self): check_noise(self, least=1)
     def integrand(self, p, x, target, draw): return self.of.integrand(p, noisy(self, x, draw), target, draw)
 
@@ -44,6 +45,7 @@ class SmoothGradSquared(Method):
     signed = False
     spatial, needs, access = map(held, ("spatial", "needs", "access"))
     passes = property(lambda self: self.samples * self.of.passes)
+    per_channel = property(lambda self: self.samples * self.of.per_channel)
     def check(self): check_noise(self, least=1)
     def attribute(self, p, x, target):
         look = lambda x, target, draw: self.of.attribute(p, noisy(self, x, draw), target) ** 2
@@ -59,6 +61,7 @@ class VarGrad(Method):
     signed = False
     spatial, needs, access = map(held, ("spatial", "needs", "access"))
     passes = property(lambda self: self.samples * self.of.passes)
+    per_channel = property(lambda self: self.samples * self.of.per_channel)
     def check(self): check_noise(self, least=2)
     def attribute(self, p, x, target):
         look = lambda x, target, draw: self.of.attribute(p, noisy(self, x, draw, pairs=False), target)
