@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from whitebox import attribution
-from whitebox.attribution import (Activation, At, Blurred, GradCAM, Gradient, InputXGradient, IntegratedGradients, Random, SmoothGrad,
-                                  SmoothGradSquared, Sobel, VarGrad, check_method)
+from whitebox.attribution import (AblationCAM, Activation, At, Blurred, EigenCAM, GradCAM, Gradient, InputXGradient, IntegratedGradients,
+                                  Random, ScoreCAM, SmoothGrad, SmoothGradSquared, Sobel, VarGrad, check_method)
 from whitebox.attribution.check_method import FULL, LAWS, Trial, changed, found, holding, judged
 from whitebox.errors import BadShape, BadValue, UnknownName, UnsupportedModel, WhiteBoxError
 from whitebox.fill import Black, Constant, gaussian_blur
@@ -37,6 +37,7 @@ SINGLE = [small(cls) for cls in DOOR]
 NESTED = [SmoothGrad(IntegratedGradients(steps=8), samples=4), SmoothGrad(GradCAM(), samples=4), SmoothGrad(Random(), samples=4),
           VarGrad(SmoothGrad(samples=4), samples=4), SmoothGradSquared(IntegratedGradients(steps=8), samples=4),
           At(IntegratedGradients(steps=8), layer="b"), At(SmoothGrad(InputXGradient(), samples=4), layer="b"), Activation("a"),
+          SmoothGrad(ScoreCAM(), samples=2), VarGrad(ScoreCAM(layer="b"), samples=2), Blurred(AblationCAM()),
           Blurred(GradCAM()), Blurred(SmoothGrad(IntegratedGradients(steps=8), samples=4), sigma=1.), Blurred(Blurred(Sobel()))]
 METHODS = {m.label: m for m in SINGLE + NESTED}
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
@@ -346,18 +347,33 @@ def scripted():
         warnings.simplefilter("ignore")
         return torch.jit.trace(zoo()["conv"], IMAGES)
 
+class Merged(torch.nn.Module):
+    "Patches whose tokens are merged in pairs before they are weighted again: what follows the last grid has none"
+    def __init__(self):
+        super().__init__()
+        self.patch, self.merged, self.head = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Linear(8, 8), torch.nn.Linear(8, 3)
+    def forward(self, x):
+        pairs = self.patch(x).flatten(2).transpose(1, 2).unflatten(1, (-1, 2)).mean(2)
+        return self.head(self.merged(pairs).relu().mean(1))
+
+MERGED, FLAT = Merged(), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 3))
+
 LAYERS = {
     "I13": (lambda m, net, x: m("layer5")(net, x), UnknownName, "no layer 'layer5'", "Known"),
     "I13 near": (lambda m, net, x: m("heat")(net, x), UnknownName, "no layer 'heat'", "Did you mean head"),
     "I15": (lambda m, net, x: m("f")(zoo()["reused"], x), UnsupportedModel, "Layer 'f' runs more than once", "module of its own"),
     "I17": (lambda m, net, x: m("head")(net, x), UnsupportedModel, r"'head' gives \(\d+, 3\); a grid", "The last one that fits is 'g'"),
     "I23": (lambda m, net, x: m("b")(scripted(), x), UnsupportedModel, "hides its layers", "eager model"),
-    "tokens": (lambda m, net, x: m(None)(zoo()["tokens"], x), UnsupportedModel, "tokens follow", "Name a layer"),
+    "I23 unnamed": (lambda m, net, x: m(None)(scripted(), x), UnsupportedModel, "hides its layers", "eager model"),
+    "tokens": (lambda m, net, x: m(None)(MERGED, x), UnsupportedModel, "tokens without a grid follow", "Name a layer.*Grids: patch"),
+    "no grid": (lambda m, net, x: m(None)(FLAT, x), UnsupportedModel,
+                "no last layer with a grid", "Grids: none"),
 }
 
 @MODES
-@pytest.mark.parametrize("make", [GradCAM, Activation, lambda layer: At(Gradient(), layer), lambda layer: SmoothGrad(GradCAM(layer), samples=4)],
-                         ids=["GradCAM", "Activation", "At", "SmoothGrad"])
+@pytest.mark.parametrize("make", [GradCAM, Activation, EigenCAM, AblationCAM, lambda layer: At(Gradient(), layer),
+                                  lambda layer: SmoothGrad(GradCAM(layer), samples=4)],
+                         ids=["GradCAM", "Activation", "EigenCAM", "AblationCAM", "At", "SmoothGrad"])
 @pytest.mark.parametrize("row", LAYERS.values(), ids=LAYERS.keys())
 def test_bad_layer(make, row, net): refused(make, row, net())
 

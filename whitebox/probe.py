@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOCKS', 'GUARD', 'version', 'borrowed', 'logits_of', 'Probe', 'gradient', 'layout_of', 'looks_like_probabilities',
-           'cut', 'named', 'Above', 'exchanged', 'Grid', 'grid_of', 'proportional', 'Call', 'late', 'channels',
+           'cut', 'parts', 'named', 'Above', 'exchanged', 'Grid', 'grid_of', 'proportional', 'Call', 'late', 'channels',
            'passed_by', 'read', 'last_of', 'Survey', 'with_grid']
 
 # %% ../nbs/06_probe.ipynb #dd61204b
@@ -137,11 +137,15 @@ def cut(module: nn.Module, name: str, record: bool):
     finally: handle.remove()
     if not seen: raise UnsupportedModel(f"Layer {name!r} did not run in the forward pass. Choose a layer that does.")
 
-def named(model: nn.Module, name: str) -> nn.Module:
-    "The module of a name."
+def parts(model: nn.Module) -> dict:
+    "The modules of a model by name."
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedModel(f"A {type(model).__name__} hides its layers. Pass the eager model it was made from.")
-    known = {n: m for n, m in model.named_modules() if n}
+    return {name: m for name, m in model.named_modules() if name}
+
+def named(model: nn.Module, name: str) -> nn.Module:
+    "The module of a name."
+    known = parts(model)
     if name not in known: raise UnknownName(f"There is no layer {name!r}.{closest(name, known)}")
     return known[name]
 
@@ -233,7 +237,7 @@ class Call(NamedTuple):
 @patch
 def calls(self: Probe, x: Tensor) -> tuple[list, Tensor, object]:
     "Every tensor a module gives, in the order they end, the logits, and the image's place in the graph."
-    seen, patches, names = [], [()], {m: n for n, m in self.model.named_modules() if n}
+    seen, patches, names = [], [()], {m: name for name, m in parts(self.model).items()}
     def note(m, args, out):
         if not isinstance(out, Tensor): return
         call = Call(names[m], tuple(out.shape), grid_of(out.shape, z.shape, patches[-1]),
