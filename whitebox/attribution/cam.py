@@ -32,12 +32,14 @@ class CAM(Method):
 # %% ../../nbs/32_cam.ipynb #c32a0009
 def check_head(p: Probe, layer: str, x: Tensor, A: Tensor, grid: Grid):
     "Refuse what follows a layer unless it is the mean of each channel and one linear layer; from one image."
-    above, noise = Above(p, layer, x, grid), normal(A, [0])
-    noise = noise + 10 * noise[..., :1, :1]     # each channel has a mean of its own
-    first, second = (gradient_of_all(above, z) for z in (noise, -noise))
+    noise = normal(A.expand(2, -1, -1, -1), [0, 1])
+    noise = noise + 10 * noise[..., :1, :1]                      # each channel has a mean of its own
+    above, tried = Above(p, layer, x, grid), torch.cat([noise, -noise[:1]])      # of the same and of the other sign
+    first, *others = (gradient_of_all(above, z[None]) for z in tried)
     differs = lambda a, b: bool((a - b).abs().max() > torch.finfo(a.dtype).eps ** .5 * a.abs().max())
     why = ("The gradient there differs from place to place, so more than a mean follows." if differs(first, first[..., :1, :1]) else
-           "The gradient there changes with the activation, so more than one linear layer follows." if differs(first, second) else "")
+           "The gradient there changes with the activation, so more than one linear layer follows."
+           if any(differs(first, other) for other in others) else "")
     if why: raise UnsupportedModel(f"CAM needs the mean of each channel and one linear layer after {layer!r}. {why} "
                                    "Use GradCAM(), or name the layer that is averaged.")
 
