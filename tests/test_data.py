@@ -343,3 +343,21 @@ def test_the_file_of_the_gaussian_world_can_be_made_again():
     try: made = gaussian_world.statistics(MNIST().load().train)
     except MissingData: pytest.skip("MNIST is not in $WHITEBOX_DATA: MNIST().load(download=True) fetches it")
     for name, t in mnist_statistics().items(): assert (made[name] - t).abs().max() < 1e-4
+
+def test_a_seed_gives_the_same_images_and_maps_in_every_process():
+    "P12: byte for byte."
+    code = """
+import hashlib, torch
+from whitebox.attribution import IntegratedGradients, Random
+from whitebox.data import Shapes, TwoObjects
+from whitebox.models import TinyCNN
+from whitebox.models.training import seeded
+for world in Shapes(), TwoObjects():
+    images = world.load()
+    with seeded(1, "net"): net = TinyCNN(4).build(images.shape, images.classes).eval()
+    maps = [m(net, images.test.float()[:4]) for m in (IntegratedGradients(steps=4), Random())]
+    print(images.digest, *(hashlib.sha256(m.numpy().tobytes()).hexdigest() for m in maps))
+"""
+    first, second = (subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                                    env=os.environ | {"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}).stdout for seed in "12")
+    assert first == second and len(first.split()) == 6

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from whitebox import attribution
-from whitebox.attribution import (AblationCAM, Activation, At, Blurred, EigenCAM, GradCAM, Gradient, InputXGradient, IntegratedGradients,
-                                  Random, ScoreCAM, SmoothGrad, SmoothGradSquared, Sobel, VarGrad, check_method)
+from whitebox.attribution import (LIME, AblationCAM, Activation, At, Blurred, EigenCAM, ExactShapley, ExpectedGradients, GaussLegendre, GradCAM,
+                                  Gradient, InputXGradient, IntegratedGradients, KernelSHAP, PackageLIME, PaperLIME, Random, Right, ScoreCAM,
+                                  ShapleySampling, SmoothGrad, SmoothGradSquared, Sobel, Trapezoid, VarGrad, check_method, part1)
 from whitebox.attribution.check_method import FULL, LAWS, Trial, changed, found, holding, judged
 from whitebox.errors import BadShape, BadValue, UnknownName, UnsupportedModel, WhiteBoxError
 from whitebox.fill import Black, Constant, gaussian_blur
@@ -26,17 +27,24 @@ from whitebox.value import Value, parse
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 CLASSES = torch.tensor([0, 2, 1])
 
+LINES = LIME, PackageLIME, PaperLIME, KernelSHAP   # these fit a line, which takes more samples than parts
+
 def small(cls):
     "A method of the door with few samples; a wrapper that must be told what it holds holds one"
     names = {f.name: f for f in fields(cls)}
-    asked = {"samples": 4} if "samples" in names else {}
+    asked = {"samples": 256 if cls in LINES else 4} if "samples" in names else {}
     return cls(InputXGradient(), **asked) if cls is Blurred else cls(**asked)
 
 DOOR = [cls for name in attribution._all_ if isinstance(cls := getattr(attribution, name), type) and issubclass(cls, Method)]
+PART1 = [part1.Part1VBP, part1.Part1IB, part1.Part1IG, part1.Part1SG, part1.Part1SGSQ, part1.Part1SGVAR]
 SINGLE = [small(cls) for cls in DOOR]
 NESTED = [SmoothGrad(IntegratedGradients(steps=8), samples=4), SmoothGrad(GradCAM(), samples=4), SmoothGrad(Random(), samples=4),
           VarGrad(SmoothGrad(samples=4), samples=4), SmoothGradSquared(IntegratedGradients(steps=8), samples=4),
           At(IntegratedGradients(steps=8), layer="b"), At(SmoothGrad(InputXGradient(), samples=4), layer="b"), Activation("a"),
+          IntegratedGradients(steps=100, rule=Trapezoid()), IntegratedGradients(steps=100, rule=Right()), IntegratedGradients(rule=GaussLegendre()),
+          IntegratedGradients(steps=8, tol=.01), SmoothGrad(IntegratedGradients(steps=8, rule=GaussLegendre()), samples=4),
+          SmoothGrad(ExpectedGradients(samples=4), samples=4), *(cls(samples=4) if "samples" in cls.__dataclass_fields__ else cls() for cls in PART1),
+          At(ShapleySampling(samples=2), layer="b"), SmoothGrad(ExactShapley(), samples=2),
           SmoothGrad(ScoreCAM(), samples=2), VarGrad(ScoreCAM(layer="b"), samples=2), Blurred(AblationCAM()),
           Blurred(GradCAM()), Blurred(SmoothGrad(IntegratedGradients(steps=8), samples=4), sigma=1.), Blurred(Blurred(Sobel()))]
 METHODS = {m.label: m for m in SINGLE + NESTED}
@@ -67,7 +75,8 @@ def test_every_method_stands_in_the_door():
         cls = todo.pop()
         todo += cls.__subclasses__()
         if not cls.__subclasses__() and cls.__module__.startswith("whitebox.attribution."): leaves.add(cls)
-    assert leaves == set(DOOR)
+    earlier = {cls for cls in leaves if cls.__module__ == "whitebox.attribution.part1"}   # known to parse, listed nowhere
+    assert leaves == set(DOOR) | earlier and not earlier & set(DOOR) and all(parse(cls.__name__) == cls() for cls in earlier)
 
 @every_method
 def test_declarations(method):

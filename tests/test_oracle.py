@@ -89,5 +89,5 @@ def test_smoothgrad_of_integrated_gradients(case):
     _, net, x, y = case
     m, n = SmoothGrad(IntegratedGradients(3), samples=2), 6
     copies = noisy_copies(SmoothGrad(samples=n), net, x, y)
-    theirs = sum(copy * saliency(net, (k + .5) / n * copy, y) for k, copy in enumerate(copies)) / n
+    theirs = sum(copy * saliency(net, (k // 2 + .5) / 3 * copy, y) for k, copy in enumerate(copies)) / n
     same(m(net, x, y), theirs)

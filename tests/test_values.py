@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import whitebox
-from whitebox.attribution import (Activation, At, Blurred, Centre, ConstantMap, GradCAM, Gradient, InputMagnitude, InputXGradient,
-                                  IntegratedGradients, Random, Sobel, SmoothGrad, SmoothGradSquared, VarGrad)
+from whitebox.attribution import (Activation, At, Blurred, Centre, ConstantMap, ExpectedGradients, FromImages, GaussLegendre, GradCAM, Gradient,
+                                  InputMagnitude, InputXGradient, IntegratedGradients, Midpoint, PublishedExpectedGradients, Random, Right, Sobel,
+                                  SmoothGrad, SmoothGradSquared, Trapezoid, VarGrad)
+from whitebox.attribution.part1 import Part1IG, Part1SGVAR
 from whitebox.data.sources import Digits
 from whitebox.errors import WhiteBoxError
 from whitebox.fill import Black, Blur, ChannelMean, Constant, Noise
@@ -23,17 +25,21 @@ positive = st.floats(1e-6, 1e6) | st.integers(1, 9)
 level = st.floats(-1e9, 1e9) | st.sampled_from([0, -0., 1, 1e-300, .1 + .2])
 seeds, several, few = st.integers(-2**40, 2**40), st.integers(2, 10**6), st.integers(1, 300)
 layers = st.none() | st.text(min_size=1) | st.sampled_from(["features.8", "it's", 'a "b"\\n', "층"])
-fills = (st.sampled_from([Black(), ChannelMean()]) | st.builds(Constant, level | st.lists(level, min_size=1, max_size=4).map(tuple))
+fills = (st.sampled_from([Black(), ChannelMean(), FromImages("it's", "0123456789abcdef", "test")]) | st.builds(Constant, level | st.lists(level, min_size=1, max_size=4).map(tuple))
          | st.builds(Blur, positive) | st.builds(Noise, seeds))
 plain = st.just(Predicted()) | st.builds(Class, st.integers(0, 999))
 targets = st.recursive(plain | st.builds(Contrast, plain, plain), lambda t: st.builds(Probability, t) | st.builds(LogProbability, t), max_leaves=3)
+rules = st.sampled_from([Midpoint(), Right(), Trapezoid(), GaussLegendre()])
 regions = st.sampled_from([Pixels(), Elements()]) | st.builds(Patches, few) | st.builds(Superpixels, few, positive)
 leaves = (st.sampled_from([Gradient(), InputXGradient(), Sobel(), Centre(), ConstantMap()]) | st.builds(Random, seeds)
           | st.builds(InputMagnitude, fills) | st.builds(GradCAM, layers) | st.builds(Activation, layers)
-          | st.builds(IntegratedGradients, steps=few, baseline=fills))
+          | st.builds(IntegratedGradients, few, fills, rules)
+          | st.builds(ExpectedGradients, fills, several) | st.builds(PublishedExpectedGradients, fills, several, seeds)
+          | st.builds(Part1IG, few) | st.builds(Part1SGVAR, samples=several, sigma=positive, seed=seeds))
 methods = st.recursive(leaves, lambda m: st.builds(Blurred, m, positive) | st.builds(At, m, layers)
                        | st.one_of([st.builds(w, m, samples=several, sigma=positive, seed=seeds) for w in (SmoothGrad, SmoothGradSquared, VarGrad)]))
-values = fills | targets | regions | methods
+settled = st.builds(IntegratedGradients, st.integers(1, 256), fills, rules, positive)   # a look of it is no value of SmoothGrad's
+values = fills | targets | regions | methods | settled | st.builds(VarGrad, settled, several)
 
 @given(values)
 def test_a_value_comes_back(v):
@@ -110,18 +116,24 @@ KEYS = {
     'Digits(size=8)': 'f2979b2bd99b088e9f8dd8fee0250a00',
     'Gradient()': '132f3197afe2a37ecfb504eb73a0db4f',
     'InputXGradient()': 'b1bfa5ba5ee8a7cab3b70a313ab635c6',
-    'IntegratedGradients(steps=32, baseline=Black())': '9c19f4f642a4444643ef982e0f3e4fdb',
-    'IntegratedGradients(steps=32, baseline=Blur(sigma=2.0))': '6c283f85cc91ab869268066c7f537cd8',
+    'IntegratedGradients(steps=32, baseline=Black(), rule=Midpoint(), tol=None)': '9c19f4f642a4444643ef982e0f3e4fdb',
+    'IntegratedGradients(steps=32, baseline=Blur(sigma=2.0), rule=Midpoint(), tol=None)': '6c283f85cc91ab869268066c7f537cd8',
     'GradCAM(layer=None)': 'b2c594810b15ef413ac7aaf681b57081',
     "GradCAM(layer='features.8')": '7c805357eed0812121fdf9e5c44b3093',
     'Activation(layer=None)': '7149add1361932e7a8583b1522028dbf',
     'At(of=InputXGradient(), layer=None)': '87befaf8df55cab614031a337c253d5d',
-    'SmoothGrad(of=Gradient(), samples=50, sigma=0.15, seed=0)': '2e5dbaa6855c91a0aa42ff3542b4d4d6',
-    'SmoothGrad(of=IntegratedGradients(steps=8, baseline=Black()), samples=4, sigma=0.15, seed=0)': '90a2c1c1d6bbfae65237a68dc7c6e126',
+    'SmoothGrad(of=Gradient(), samples=50, sigma=0.15, seed=0)': '04fc003d8b80ebe8d8dc010c480dfe58',
+    'SmoothGrad(of=IntegratedGradients(steps=8, baseline=Black(), rule=Midpoint(), tol=None), samples=4, sigma=0.15, seed=0)': '3f05f40fdb1bea22e28225ec79084f06',
     'SmoothGradSquared(of=Gradient(), samples=50, sigma=0.15, seed=0)': '167fb772e46cea011c3d1dcb2dbe9d80',
     'VarGrad(of=Gradient(), samples=50, sigma=0.15, seed=0)': 'd1c17c0efcae58e70958624e737f50d9',
     'Random(seed=0)': '2f905f382bebc1669a4310a80a762ec1',
     'Blurred(of=Sobel(), sigma=2.0)': '68390e60ec9e8339b9a2c4ddd6776bb2',
+    'IntegratedGradients(steps=32, baseline=Black(), rule=Trapezoid(), tol=0.01)': '0b23e9fef838dd2245b8a38a9771f6b3',
+    "FromImages(name='Digits(size=28)', digest='04de49d25e24c6c5', split='train', seed=0)": '9e7c2d3aae0bf0115101fb6482dad7aa',
+    'ExpectedGradients(baseline=Noise(seed=0), samples=200)': '0c814408ef48d0a27a1b281da41538e0',
+    'PublishedExpectedGradients(baseline=Noise(seed=0), samples=200, seed=0)': '1c9f19fc8fb089a30649fe81ad81f615',
+    'Part1IG(steps=10)': '8902f5d73ed33bf93f04e8980d809204',
+    'Part1SG(of=Part1VBP(), samples=50, sigma=2.0, seed=0)': '746d699de4eee2dd6dd60ec0eb683235',
 }
 
 @pytest.mark.parametrize("text", KEYS)
@@ -129,4 +141,4 @@ def test_keys_are_frozen(text):
     assert parse(text).key[:32] == KEYS[text]
 
 def test_the_frozen_texts_are_whole():
-    assert len(KEYS) == 30 and all(repr(parse(text)) == text for text in KEYS)
+    assert len(KEYS) == 36 and all(repr(parse(text)) == text for text in KEYS)

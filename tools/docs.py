@@ -79,8 +79,16 @@ def draw_formulas(site):
         text = re.sub(r'<span class="math (inline|display)">(.*?)</span>', math, text, flags=re.S)
         page.write_text(text, encoding="utf-8")
 
+def without_web_fonts(site):
+    "Take imports from elsewhere out of the style sheets of `site`: pages use the fonts of the reader's system"
+    for sheet in site.rglob("*.css"):
+        text = sheet.read_text(encoding="utf-8")
+        sheet.write_text(re.sub(r"@import (?:url\()?[\"']?https?:[^;]*;", "", text), encoding="utf-8")
+
 def remote(site):
     "What pages of `site` would fetch from elsewhere when opened, as (page, address)"
+    for sheet in sorted(site.rglob("*.css")):
+        for m in re.finditer(r"url\([\"']?(https?:[^)\"']*)", sheet.read_text(encoding="utf-8")): yield sheet.relative_to(site).as_posix(), m[1]
     for page in sorted(site.rglob("*.html")):
         for m in re.finditer(r'<(?:script|img|iframe|link)\b[^>]*?(?:src|href)="(https?:[^"]*)"', page.read_text(encoding="utf-8")):
             yield page.relative_to(site).as_posix(), m[1]
@@ -92,6 +100,7 @@ def render_small(cache, out):
     print(text)
     if run.returncode or "broken link" in text: sys.exit("smalldocs did not render the site: see above")
     draw_formulas(out)
+    without_web_fonts(out)
     if found := [f"{page}: fetches {link}" for page, link in remote(out)]: sys.exit("\n".join(found))
 
 def stage(workers):

@@ -187,11 +187,11 @@ def imports(things) -> list:
 def snippet(rows: str, method: Method, fill: Fill, region: Region, state: State, k: int, value: float) -> str:
     "Code that makes the map, destroys the share, and asks the model again."
     act, needed = dict(remove=remove, keep=keep)[state.mode], parts(method)
-    how, more = f'how="{method.reduction}"', ""
+    how, more = f'how="{method.reduction}", x=x', ""
     if fill != ChannelMean(): needed, more = needed | parts(fill), f", fill={called(fill)}"
     if region != Pixels():
         needed, here = needed | parts(region), f"region={called(region)}"
-        how, more = f"{here}, {how}, x=x", f"{more}, {here}"
+        how, more = f"{here}, {how}", f"{more}, {here}"
     return "\n".join([*imports({Probe, rank, act} | needed), f"x = {rows}",
                       f"order = rank({called(method)}(model, x, {k}), {how})",
                       f"left = {state.mode}(x, order, {state.share}{more})",

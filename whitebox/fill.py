@@ -21,6 +21,9 @@ class Fill(Value):
     def __call__(self, x: Tensor) -> Tensor:
         "The values that stand in for `x`."
         raise NotImplementedError
+    def drawn(self, x: Tensor, ks) -> Tensor:
+        "The values at look number `ks[i]` for row i; the same at every look, unless the fill is random."
+        return self(x)
 
 @dataclass(frozen=True)
 class Black(Fill):
@@ -55,7 +58,8 @@ class Blur(Fill):
 class Noise(Fill):
     "Uniform noise on [0, 1]."
     seed: int = 0
-    def __call__(self, x): return uniform(x, [mix(self.seed, key) for key in keys(x)])
+    def __call__(self, x): return self.drawn(x, keys(x))
+    def drawn(self, x, ks): return uniform(x, [mix(self.seed, k) for k in ks])
 
 # %% ../nbs/04_fill.ipynb #ec81823b
 def gaussian_blur(

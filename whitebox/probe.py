@@ -71,6 +71,7 @@ class Probe:
     def __init__(self, model: nn.Module, chunk: int = 64):
         self.model, self.chunk, self.runs, self.sure = model, chunk, 0, False
         self.surveys, self.notes = {}, Counter()
+        self.way = lambda model, x: model(x)      # how the model is run; other backward rules change it for a while
         self.layout = layout_of(model)
 
     def __enter__(self):
@@ -82,7 +83,7 @@ class Probe:
 
     def __call__(self, x: Tensor) -> Tensor:
         "Logits [N,K]."
-        logits = logits_of(self.model(x.clone(memory_format=self.layout)))
+        logits = logits_of(self.way(self.model, x.clone(memory_format=self.layout)))
         if not self.runs: self.sure = looks_like_probabilities(logits)
         self.runs += 1
         return logits
@@ -100,6 +101,10 @@ class Probe:
         with torch.enable_grad():
             z = x.detach().requires_grad_()
             return gradient(self.score(z, target), z)
+
+    def rows(self, some: Tensor) -> "Probe":
+        "The probe for some of the rows it is called with, bool [N]: the same one, unless it knows the images."
+        return self
 
 # %% ../nbs/06_probe.ipynb #a7945631
 def gradient(score: Tensor, z: Tensor) -> Tensor:
@@ -173,8 +178,15 @@ class Above(Probe):
 
     def __call__(self, A: Tensor) -> Tensor:
         "Logits [N,K]."
-        copies = torch.arange(len(A), device=A.device) % len(self.x)   # A may hold the images several times over
-        with exchanged(named(self.model, self.layer), A, self.grid): return self.below(self.x[copies])
+        with exchanged(named(self.model, self.layer), A, self.grid): return self.below(self.images(len(A)))
+
+    def images(self, n: int) -> Tensor:
+        "The images below n rows of the layer's output, which may hold them several times over."
+        return self.x[torch.arange(n, device=self.x.device) % len(self.x)]
+
+    def rows(self, some: Tensor) -> "Above":
+        "The same for some of the rows of the layer's output."
+        return Above(self.below, self.layer, self.images(len(some))[some], self.grid)
 
 @contextmanager
 def exchanged(module: nn.Module, A: Tensor, grid=None):

@@ -361,7 +361,7 @@ class Progress:
     "How far a run is: what is done, what failed, what is open, and how long each kind of cell takes."
     def __init__(self, cells: dict, store: Store):
         self.cells, self.store, self.failed, self.seconds = cells, store, {}, defaultdict(list)
-        self.done = {k for k in cells if store.has(k)}
+        self.done = {k for k in cells if store.meta(k)}   # a record that is damaged is set aside here, and its cell is open
         self.open = {k: {i.key for i in c.inputs} for k, c in cells.items() if k not in self.done}
         self.began, self.worked = time.monotonic(), 0.
         for k in self.done: self.note(k)

@@ -156,4 +156,4 @@ def table(
     for column in COLUMNS:
         if column not in frame: frame[column] = fixed.get(column, "" if column in ("flags", "note", "key") else np.nan)
     frame[["flags", "note", "key"]] = frame[["flags", "note", "key"]].fillna("")
-    return frame.assign(unit=frame.metric.map(units).fillna("accuracy"), **fixed)[list(COLUMNS)]
+    return frame.assign(unit=frame.metric.map(lambda name: units.get(name, "accuracy")), **fixed)[list(COLUMNS)]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['plain', 'fits', 'as_float', 'kind_name', 'default_of', 'name_of', 'text', 'Value', 'source_digest', 'check_arguments',
-           'wrong_field', 'vocabulary', 'built', 'parse', 'stable_seed', 'generator', 'reseed']
+           'wrong_field', 'added', 'vocabulary', 'built', 'parse', 'stable_seed', 'generator', 'reseed']
 
 # %% ../nbs/01_value.ipynb #ea946867
 import ast
@@ -13,7 +13,7 @@ import inspect
 import math
 import sys
 import typing
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from types import FunctionType, UnionType
 from .errors import BadValue, UnknownName, closest
@@ -158,6 +158,11 @@ def wrong_field(value, f, given) -> str:
         hint = f" A model is given at the call: {type(value).__name__}()(model, x, target)."
     return (f"{type(value).__name__}.{f.name} is {str(given)[:80]!r}; it must be {kind_name(f.type)}."
             + (hint or f" Its default is {default_of(f)!r}."))
+
+# %% ../nbs/01_value.ipynb #34529d64
+def added(default):
+    "A field that came after results were stored: the key holds it only where it differs from `default`."
+    return field(default=default, metadata={"was": default})
 
 # %% ../nbs/01_value.ipynb #d3a79a7e
 def vocabulary() -> dict:

@@ -79,8 +79,7 @@ class AblationCAM(Method):
         A, rest = grid.read(out), Above(p, layer, x, grid)
 
         def look(copies, targets, draw):
-            channel = torch.tensor(draw.ks).repeat_interleave(len(x))
-            copies[torch.arange(len(copies)), channel] = 0
+            copies[range(len(copies)), draw.k] = 0
             return rest.score(copies, targets)
         fall = s - torch.cat([*draws(p, look, A, target, A.shape[1])])      # [K,N]
         w = fall / torch.where(s == 0, 1, s.abs())

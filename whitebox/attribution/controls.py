@@ -69,6 +69,8 @@ class Blurred(Method):
     needs = property(lambda self: self.of.needs)
     passes = property(lambda self: self.of.passes)
     per_channel = property(lambda self: self.of.per_channel)
+    exempt = property(lambda self: self.of.exempt)
+    def passes_on(self, size): return self.of.passes_on(size)
     access = property(lambda self: self.of.access)
     def check(self):
         if self.sigma <= 0: raise BadValue(f"Blurred.sigma is {self.sigma}; it must be above 0 pixels. 1 to 4 is usual.")
