@@ -136,13 +136,26 @@ def scripted():
         warnings.simplefilter("ignore")
         return torch.jit.trace(zoo()["conv"], IMAGES)
 
+class Merged(torch.nn.Module):
+    "Patches whose tokens are merged in pairs before they are weighted again: what follows the last grid has none"
+    def __init__(self):
+        super().__init__()
+        self.patch, self.merged, self.head = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Linear(8, 8), torch.nn.Linear(8, 3)
+    def forward(self, x):
+        pairs = self.patch(x).flatten(2).transpose(1, 2).unflatten(1, (-1, 2)).mean(2)
+        return self.head(self.merged(pairs).relu().mean(1))
+
+MERGED, FLAT = Merged(), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 3))
+
 LAYERS = {
     "I13": (lambda m, net, x: m("layer5")(net, x), UnknownName, "no layer 'layer5'", "Known"),
     "I13 near": (lambda m, net, x: m("heat")(net, x), UnknownName, "no layer 'heat'", "Did you mean head"),
     "I15": (lambda m, net, x: m("f")(zoo()["reused"], x), UnsupportedModel, "Layer 'f' runs more than once", "module of its own"),
     "I17": (lambda m, net, x: m("head")(net, x), UnsupportedModel, r"'head' gives \(\d+, 3\); a grid", "The last one that fits is 'g'"),
     "I23": (lambda m, net, x: m("b")(scripted(), x), UnsupportedModel, "hides its layers", "eager model"),
-    "tokens": (lambda m, net, x: m(None)(zoo()["tokens"], x), UnsupportedModel, "tokens follow", "Name a layer"),
+    "I23 unnamed": (lambda m, net, x: m(None)(scripted(), x), UnsupportedModel, "hides its layers", "eager model"),
+    "tokens": (lambda m, net, x: m(None)(MERGED, x), UnsupportedModel, "tokens without a grid follow", "Name a layer.*Grids: patch"),
+    "no grid": (lambda m, net, x: m(None)(FLAT, x), UnsupportedModel, "no last layer with a grid", "Grids: none"),
 }
 LAYERED = {kind.__name__: lambda layer, kind=kind: kind(layer=layer) for kind in DOOR
            if "layer" in (names := {f.name for f in fields(kind)}) and "of" not in names and "gradient" in small(kind).needs}

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from whitebox import attribution
-from whitebox.attribution import (LIME, Activation, At, Blurred, ExactShapley, ExpectedGradients, GaussLegendre, GradCAM, Gradient, InputXGradient,
-                                  IntegratedGradients, KernelSHAP, PackageLIME, PaperLIME, Random, Right, ShapleySampling, SmoothGrad,
-                                  SmoothGradSquared, Sobel, Trapezoid, VarGrad, check_method, part1)
+from whitebox.attribution import (LIME, AblationCAM, Activation, At, Blurred, EigenCAM, ExactShapley, ExpectedGradients, GaussLegendre, GradCAM,
+                                  Gradient, InputXGradient, IntegratedGradients, KernelSHAP, PackageLIME, PaperLIME, Random, Right, ScoreCAM,
+                                  ShapleySampling, SmoothGrad, SmoothGradSquared, Sobel, Trapezoid, VarGrad, check_method, part1)
 from whitebox.attribution.check_method import FULL, LAWS, Trial, changed, found, holding, judged
 from whitebox.errors import BadValue, UnsupportedModel, WhiteBoxError
 from whitebox.fill import Black, gaussian_blur
@@ -39,6 +39,7 @@ NESTED = [SmoothGrad(IntegratedGradients(steps=8), samples=4), SmoothGrad(GradCA
           IntegratedGradients(steps=8, tol=.01), SmoothGrad(IntegratedGradients(steps=8, rule=GaussLegendre()), samples=4),
           SmoothGrad(ExpectedGradients(samples=4), samples=4), *(cls(samples=4) if "samples" in cls.__dataclass_fields__ else cls() for cls in PART1),
           At(ShapleySampling(samples=2), layer="b"), SmoothGrad(ExactShapley(), samples=2),
+          SmoothGrad(ScoreCAM(), samples=2), VarGrad(ScoreCAM(layer="b"), samples=2), Blurred(AblationCAM()),
           Blurred(GradCAM()), Blurred(SmoothGrad(IntegratedGradients(steps=8), samples=4), sigma=1.), Blurred(Blurred(Sobel()))]
 METHODS = {m.label: m for m in SINGLE + NESTED}
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())

@@ -23,6 +23,7 @@ class Method(Value):
     "Turns (model, images, target) into maps."
     signed, complete, linear, spatial, moves = True, False, False, False, True
     needs = ("gradient",)       # any of "gradient", "layer", "class scores"; () for a control
+    per_channel = 0             # passes for each channel of its layer, besides `passes`
     draws = 1                   # looks that may be averaged jointly with those of a wrapper
     exempt = {}                 # laws it breaks for a reason, by name
     scope, access, timing, generality = "local", "white-box", "post-hoc", "agnostic"
@@ -67,8 +68,8 @@ class Method(Value):
         model_accepts(model, x)
         with Probe(model, chunk or rows_at_once(x)) as p:
             for some, part in chunked(p, x, target, self.chunk_map): maps.append(resize(part, size) if upsample else part)
-            sure = p.sure
-        if sure: warnings.warn("The model's outputs look like probabilities; gradients of a saturated softmax vanish. "
+        for text, n in p.notes.items(): warnings.warn(text.format(n=n), stacklevel=2)
+        if p.sure: warnings.warn("The model's outputs look like probabilities; gradients of a saturated softmax vanish. "
                                "Give a model that returns logits.", stacklevel=2)
         return torch.cat(maps)
 

@@ -4,16 +4,22 @@
 
 # %% auto #0
 __all__ = ['LOCKS', 'GUARD', 'version', 'borrowed', 'logits_of', 'Probe', 'gradient', 'layout_of', 'looks_like_probabilities',
-           'cut', 'named', 'run_once', 'last_grid_of']
+           'cut', 'parts', 'named', 'Above', 'exchanged', 'Grid', 'grid_of', 'proportional', 'Call', 'late', 'channels',
+           'passed_by', 'read', 'last_of', 'Survey', 'with_grid']
 
 # %% ../nbs/06_probe.ipynb #dd61204b
 import threading
 import weakref
+from collections import Counter
 from contextlib import contextmanager
+from itertools import takewhile
+from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .errors import BadValue, UnknownName, UnsupportedModel, closest
+from torch.autograd.graph import get_gradient_edge
+from .errors import UnknownName, UnsupportedModel, closest
+from .image import uniform
 from .target import Aim
 
 # %% ../nbs/06_probe.ipynb #3557e37b
@@ -63,7 +69,8 @@ def logits_of(output) -> Tensor:
 class Probe:
     "A model on loan: scores, gradients, layers."
     def __init__(self, model: nn.Module, chunk: int = 64):
-        self.model, self.chunk, self.calls, self.sure, self.grids = model, chunk, 0, False, {}
+        self.model, self.chunk, self.runs, self.sure = model, chunk, 0, False
+        self.surveys, self.notes = {}, Counter()
         self.way = lambda model, x: model(x)      # how the model is run; other backward rules change it for a while
         self.layout = layout_of(model)
 
@@ -77,13 +84,17 @@ class Probe:
     def __call__(self, x: Tensor) -> Tensor:
         "Logits [N,K]."
         logits = logits_of(self.way(self.model, x.clone(memory_format=self.layout)))
-        if not self.calls: self.sure = looks_like_probabilities(logits)
-        self.calls += 1
+        if not self.runs: self.sure = looks_like_probabilities(logits)
+        self.runs += 1
         return logits
 
     def score(self, x: Tensor, target: Aim) -> Tensor:
         "The explained score [N]."
         return target(self(x))
+
+    def note(self, text: str, n):
+        "Count what the caller should know of; `text` holds {n}, and zero is not worth telling."
+        if n: self.notes[text] += int(n)
 
     def grad(self, x: Tensor, target: Aim) -> Tensor:
         "The gradient of the score at `x`, [N,C,H,W]."
@@ -131,11 +142,15 @@ def cut(module: nn.Module, name: str, record: bool):
     finally: handle.remove()
     if not seen: raise UnsupportedModel(f"Layer {name!r} did not run in the forward pass. Choose a layer that does.")
 
-def named(model: nn.Module, name: str) -> nn.Module:
-    "The module of a name."
+def parts(model: nn.Module) -> dict:
+    "The modules of a model by name."
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedModel(f"A {type(model).__name__} hides its layers. Pass the eager model it was made from.")
-    known = {n: m for n, m in model.named_modules() if n}
+    return {name: m for name, m in model.named_modules() if name}
+
+def named(model: nn.Module, name: str) -> nn.Module:
+    "The module of a name."
+    known = parts(model)
     if name not in known: raise UnknownName(f"There is no layer {name!r}.{closest(name, known)}")
     return known[name]
 
@@ -154,43 +169,194 @@ def activation(self: Probe, layer: str | None, x: Tensor) -> Tensor:
     with cut(named(self.model, name), name, record=False) as seen: self(x)
     return seen[0]
 
-# %% ../nbs/06_probe.ipynb #0343676f
+# %% ../nbs/06_probe.ipynb #c1a0b002
+class Above(Probe):
+    "A borrowed model from a layer on: it is called with the layer's output."
+    def __init__(self, p: Probe, layer: str, x: Tensor, grid=None):
+        super().__init__(p.model, p.chunk)
+        self.below, self.layer, self.x, self.grid = p, layer, x, grid
+
+    def __call__(self, A: Tensor) -> Tensor:
+        "Logits [N,K]."
+        with exchanged(named(self.model, self.layer), A, self.grid): return self.below(self.images(len(A)))
+
+    def images(self, n: int) -> Tensor:
+        "The images below n rows of the layer's output, which may hold them several times over."
+        return self.x[torch.arange(n, device=self.x.device) % len(self.x)]
+
+    def rows(self, some: Tensor) -> "Above":
+        "The same for some of the rows of the layer's output."
+        return Above(self.below, self.layer, self.images(len(some))[some], self.grid)
+
+    def rules(self, rules):
+        "The model under rules, for the block; what lies below the layer is not recorded and meets none."
+        return self.below.rules(rules)
+
+@contextmanager
+def exchanged(module: nn.Module, A: Tensor, grid=None):
+    "The output of a module is `A` for the block, or holds it on its grid; only what follows is recorded."
+    record = torch.is_grad_enabled()
+    def hook(module, args, out):
+        torch.set_grad_enabled(record)
+        return grid.write(A, out) if grid else A.clone()
+    handle = module.register_forward_hook(hook)
+    try:
+        with torch.no_grad(): yield
+    finally: handle.remove()
+
+# %% ../nbs/06_probe.ipynb #c1a0b006
+class Grid(NamedTuple):
+    "How the output of a layer lies over the image."
+    order: str       # of its axes: "NCHW", "NHWC", or "NLC" for tokens
+    h: int           # places down
+    w: int           # places across
+    prefix: int = 0  # tokens before the first place
+
+    def read(self, out: Tensor) -> Tensor:
+        "The output as [N,K,h,w]."
+        if self.order == "NCHW": return out
+        return out[:, self.prefix:].reshape(len(out), self.h, self.w, -1).permute(0, 3, 1, 2)
+
+    def write(self, A: Tensor, out: Tensor) -> Tensor:
+        "The output with [N,K,h,w] on its grid."
+        if self.order == "NCHW": return A.clone()
+        return torch.cat([out[:, :self.prefix], A.permute(0, 2, 3, 1).reshape(out[:, self.prefix:].shape)], 1)
+
+# %% ../nbs/06_probe.ipynb #c1a0b009
+def grid_of(
+    shape: tuple,          # of the output of a layer
+    images: tuple,         # the shape of the images, [N,C,H,W]
+    patches: tuple = (),   # (h, w) of the last convolution before it
+) -> Grid | None:
+    "The grid of an output, if it has one."
+    if len(shape) == 3 and patches and shape[0] == images[0]:
+        prefix = shape[1] - patches[0] * patches[1]
+        return Grid("NLC", *patches, prefix) if 0 <= prefix <= 8 else None
+    if len(shape) != 4 or shape[0] != images[0] or tuple(shape[2:]) == (1, 1): return None
+    if proportional(shape[2:], images[2:]): return Grid("NCHW", *shape[2:])
+    return Grid("NHWC", *shape[1:3]) if proportional(shape[1:3], images[2:]) else None
+
+def proportional(grid: tuple, image: tuple) -> bool:
+    "Whether a grid of more than one place has the proportions of an image, to 1½ places."
+    (h, w), (H, W) = grid, image
+    return h * w > 1 and any(abs(h - H / s) <= 1.5 and abs(w - W / s) <= 1.5 for s in (H / h, W / w))
+
+# %% ../nbs/06_probe.ipynb #c1a0b012
+class Call(NamedTuple):
+    "What a module gave."
+    name: str
+    shape: tuple
+    grid: Grid | None
+    weighted: bool      # whether the module itself holds a weight matrix
+    place: object       # where autograd has it; None where it does not depend on the image
+
 @patch
-def outputs(self: Probe, x: Tensor) -> list:
-    "Name and output shape of every call of a module that returned a tensor, in the order they finish; from one image."
-    seen, names = [], {m: n for n, m in self.model.named_modules() if n}
-    def note(m, args, out): seen.append((names[m], tuple(out.shape) if isinstance(out, Tensor) else ()))
+def calls(self: Probe, x: Tensor) -> tuple[list, Tensor, object]:
+    "Every tensor a module gives, in the order they end, the logits, and the image's place in the graph."
+    seen, patches, names = [], [()], {m: name for name, m in parts(self.model).items()}
+    def note(m, args, out):
+        if not isinstance(out, Tensor): return
+        call = Call(names[m], tuple(out.shape), grid_of(out.shape, z.shape, patches[-1]),
+                    any(w.ndim > 1 for w in m.parameters(recurse=False)), get_gradient_edge(out) if out.requires_grad else None)
+        if call.weighted and call.grid and call.grid.order == "NCHW": patches.append(call.grid[1:3])
+        seen.append(call)
     handles = [m.register_forward_hook(note) for m in names]
-    try: self(x[:1])
+    try:
+        with torch.enable_grad():
+            z = uniform(x[:1], [0]).requires_grad_()
+            return seen, self(z), get_gradient_edge(z).node
     finally:
         for h in handles: h.remove()
-    return seen
 
-def run_once(seen: list) -> dict:
-    "The output shape of each layer that ran once and gave a tensor, by name."
-    return {name: s for name, s in seen if s and sum(name == other for other, _ in seen) == 1}
+# %% ../nbs/06_probe.ipynb #c1a0b014
+def late(calls: list, classes: int) -> list:
+    "The calls with a grid up to the end of the last large one: before a class convolution, and before a pooling."
+    weighted = [i for i, c in enumerate(calls) if c.weighted]
+    if weighted and calls[weighted[-1]].grid and classes == channels(calls[weighted[-1]]): calls = calls[:weighted[-1]]
+    last = max((i for i, c in enumerate(calls) if c.weighted and c.grid), default=len(calls))
+    if any(c.weighted and len(c.shape) == 3 and not c.grid and c.shape[0] * c.shape[1] > 1 for c in calls[last:]): return []
+    rest = takewhile(lambda c: not c.grid or c.grid[1:3] == calls[last].grid[1:3], calls[last:])
+    return [c for c in [*calls[:last], *rest] if c.grid]
+
+def channels(call: Call) -> int:
+    "How many channels a call gave."
+    return call.shape[1 if call.grid.order == "NCHW" else -1]
+
+def passed_by(place, logits: Tensor, image) -> bool:
+    "Whether the logits still depend on the image when a place of the graph is cut out."
+    todo, done = [logits.grad_fn], {place.node}
+    while todo:
+        node = todo.pop()
+        if node is image: return True
+        if node is None or node in done: continue
+        done.add(node)
+        todo += [above for above, _ in node.next_functions]
+    return False
+
+# %% ../nbs/06_probe.ipynb #c1a0b015
+def read(calls: list, logits: Tensor) -> list:
+    "Those of the calls whose places move the score of the likeliest class; all of them if none does."
+    if not calls or not logits.requires_grad: return calls
+    top = (logits == logits.amax(1, keepdim=True)).to(logits)
+    grads = torch.autograd.grad(logits, [c.place for c in calls], top, allow_unused=True)
+    return [c for c, g in zip(calls, grads) if g is not None and c.grid.read(g).any()] or calls
+
+def last_of(calls: list, logits: Tensor, image) -> str | None:
+    "The name of the last call that nothing passes by."
+    for c in reversed(calls):
+        if c.grid.order == "NLC" or not passed_by(c.place, logits, image):
+            same = [d.name for d in calls if d.place == c.place and d.shape == c.shape]
+            return min(reversed(same), key=lambda name: name.count("."))
+
+# %% ../nbs/06_probe.ipynb #c1a0b016
+class Survey(NamedTuple):
+    "The layers that run once."
+    shapes: dict       # name -> shape of the output for one image
+    grids: dict        # name -> Grid, of those that have one
+    last: str | None   # the last large grid
+    end: str | None    # the last grid of all
+
+@patch
+def survey(self: Probe, x: Tensor) -> Survey:
+    "Which layers there are, for images of a size."
+    size = tuple(x.shape[1:])
+    if size not in self.surveys:
+        calls, logits, image = self.calls(x)
+        runs = Counter(c.name for c in calls)
+        once = [c for c in calls if runs[c.name] == 1]
+        moving = read([c for c in once if c.grid and c.place], logits)
+        large = late(calls, logits.shape[1])
+        self.surveys[size] = Survey({c.name: c.shape for c in once}, {c.name: c.grid for c in once if c.grid},
+                                    last_of([c for c in moving if c in large], logits, image), last_of(moving, logits, image))
+    return self.surveys[size]
 
 @patch
 def layers(self: Probe, x: Tensor) -> dict:
     "The output shape of each layer that runs once, by name."
-    return run_once(self.outputs(x))
+    return self.survey(x).shapes
 
-# %% ../nbs/06_probe.ipynb #a8497062
 @patch
 def last_grid(self: Probe, x: Tensor) -> str:
-    "The name of the last layer with a grid [N,C,h,w], found once for images of a size."
-    if x.shape[1:] not in self.grids: self.grids[x.shape[1:]] = last_grid_of(self.outputs(x))
-    return self.grids[x.shape[1:]]
+    "The name of the last large grid."
+    found = self.survey(x)
+    if found.last: return found.last
+    raise UnsupportedModel("The model has no last layer with a grid: none runs once and passes on all of the image, or tokens "
+                           f"without a grid follow. Name a layer: layer=…. Grids: {', '.join(found.grids) or 'none'}.")
 
-def last_grid_of(seen: list) -> str:
-    "The last layer with a grid among the outputs of all calls."
-    once = run_once(seen)
-    grids = [(name, s) for name, s in seen if len(s) == 4 and s[2] * s[3] > 1]
-    tokens = [name for name, s in seen[seen.index(grids[-1]) if grids else 0:] if len(s) == 3]
-    same = [(name, s) for name, s in grids if name in once and s[1] == grids[-1][1][1]]
-    if tokens or not same:
-        why = f"tokens follow its last grid, as in {tokens[-1]!r}" if tokens else "none of its layers runs once and gives one"
-        raise UnsupportedModel(f"The model has no last layer with a grid [N,C,h,w]: {why}. "
-                               f"Name a layer: layer=…. Grids: {', '.join(dict(grids)) or 'none'}.")
-    largest = max(s[2] * s[3] for _, s in same)
-    return [name for name, s in same if s[2] * s[3] == largest][-1]
+# %% ../nbs/06_probe.ipynb #c1a0b017
+@patch
+def grid(self: Probe, layer: str | None, x: Tensor, out: Tensor) -> Grid:
+    "How the output of a layer lies over the images; refused where it does not."
+    known = grid_of(out.shape, x.shape) or self.survey(x).grids.get(layer or self.last_grid(x))
+    if known: return known
+    raise UnsupportedModel(f"Layer {layer!r} gives {tuple(out.shape)}; a grid [N,K,h,w] is needed. "
+                           f"The last one that fits is {self.last_grid(x)!r}.")
+
+def with_grid(
+    out: Tensor,         # the output of a layer, or a gradient there
+    layer: str | None,   # its name; None is the last large grid
+    p: Probe,
+    x: Tensor,           # the images
+) -> Tensor:             # [N,K,h,w]
+    "The output of a layer on its grid."
+    return p.grid(layer, x, out).read(out)

@@ -6,11 +6,11 @@
 __all__ = ['CLAIMS', 'REFUSALS', 'SAME', 'LAWS', 'FULL', 'apart', 'bits', 'found', 'changed', 'baseline_of', 'change', 'gap',
            'Trial', 'claim', 'altered', 'sees_classes', 'ours', 'alike', 'counted', 'runs', 'shape', 'kind', 'finite',
            'unsigned', 'touched', 'model_kept', 'images_kept', 'world_kept', 'again', 'seed', 'alone', 'order',
-           'chunks', 'cost', 'target', 'classes', 'affine', 'flat_images', 'layouts', 'no_image', 'training', 'frozen',
-           'forbidden', 'ranks', 'unlike', 'half', 'accident', 'error', 'interrupt', 'value', 'refuses', 'complete',
-           'exact', 'by_element', 'saturated', 'cropped', 'weightless', 'mirrored', 'twins', 'Sum', 'additive',
-           'model_free', 'one_by_one', 'float16', 'threads', 'leaks', 'Finding', 'judged', 'Report', 'LawsBroken',
-           'holding', 'check_method']
+           'chunks', 'cost', 'for_channels', 'target', 'classes', 'affine', 'flat_images', 'layouts', 'no_image',
+           'training', 'frozen', 'forbidden', 'ranks', 'unlike', 'half', 'accident', 'error', 'interrupt', 'value',
+           'refuses', 'complete', 'exact', 'by_element', 'saturated', 'cropped', 'weightless', 'mirrored', 'twins',
+           'Sum', 'additive', 'model_free', 'one_by_one', 'float16', 'threads', 'leaks', 'Finding', 'judged', 'Report',
+           'LawsBroken', 'holding', 'check_method']
 
 # %% ../../nbs/21_check_method.ipynb #89a4662a
 import copy
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from ..errors import BadValue, UnknownName, UnsupportedModel, WhiteBoxError
 from ..method import Method
-from ..probe import Probe
+from ..probe import Probe, with_grid
 from ..target import Class, aim
 from ..toys import linear, row, saturation, zoo
 from ..value import Value, parse, reseed
@@ -92,7 +92,8 @@ def gap(
     return (maps.sum(1) - change(method, model, x, target)).abs() / maps.abs().sum(1).clamp(min=1e-30)
 
 # %% ../../nbs/21_check_method.ipynb #cf1b8de0
-CLAIMS = dict(signed=True, complete=False, linear=False, spatial=None, needs=("gradient",), passes=None, exempt={})
+CLAIMS = dict(signed=True, complete=False, linear=False, spatial=None, needs=("gradient",), passes=None, per_channel=0,
+              exempt={})
 REFUSALS = UnsupportedModel, UnknownName
 
 class Trial:
@@ -217,7 +218,14 @@ def cost(t):
     "The passes declared are the passes made, give or take two."
     if claim(t, "passes") is None: return "declares no passes"
     declared = t.method.passes_on(t.x.shape[2:]) if ours(t) else claim(t, "passes")
-    return {n: abs(t.passes[n] - declared) for n in t.maps}
+    return {n: abs(t.passes[n] - declared - for_channels(t, n)) for n in t.maps}
+
+def for_channels(t, name: str) -> int:
+    "The passes that a method makes for the channels of its layer."
+    m, each = t.method, claim(t, "per_channel")
+    if not each: return 0
+    while hasattr(m, "of"): m = m.of
+    with Probe(t.nets[name]) as p: return each * with_grid(p.activation(m.layer, t.x), m.layer, p, t.x).shape[1]
 
 # %% ../../nbs/21_check_method.ipynb #6b275460
 def target(t):

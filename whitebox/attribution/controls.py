@@ -68,6 +68,8 @@ class Blurred(Method):
     moves = property(lambda self: self.of.moves)
     needs = property(lambda self: self.of.needs)
     passes = property(lambda self: self.of.passes)
+    per_channel = property(lambda self: self.of.per_channel)
+    exempt = property(lambda self: self.of.exempt)
     def passes_on(self, size): return self.of.passes_on(size)
     access = property(lambda self: self.of.access)
     exempt = property(lambda self: self.of.exempt)

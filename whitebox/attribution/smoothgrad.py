@@ -33,6 +33,7 @@ class SmoothGrad(Average):
     rule = property(lambda self: InPairs(self.of.rule) if isinstance(self.of, Average) else Midpoint())
     draws = property(lambda self: self.samples * self.of.draws)
     passes = property(lambda self: self.samples * self.of.passes)
+    per_channel = property(lambda self: self.samples * self.of.per_channel)
     def passes_on(self, size): return self.samples * self.of.passes_on(size)
     def check(self): check_noise(self, least=1); check_looks(self)
     def integrand(self, p, x, target, draw): return self.of.integrand(p, noisy(self, x, draw), target, draw)
@@ -57,6 +58,7 @@ class SmoothGradSquared(Method):
     signed = False
     spatial, needs, access, exempt = map(held, ("spatial", "needs", "access", "exempt"))
     passes = property(lambda self: self.samples * self.of.passes)
+    per_channel = property(lambda self: self.samples * self.of.per_channel)
     def passes_on(self, size): return self.samples * self.of.passes_on(size)
     def check(self): check_noise(self, least=1)
     def attribute(self, p, x, target):
@@ -73,6 +75,7 @@ class VarGrad(Method):
     signed = False
     spatial, needs, access, exempt = map(held, ("spatial", "needs", "access", "exempt"))
     passes = property(lambda self: self.samples * self.of.passes)
+    per_channel = property(lambda self: self.samples * self.of.per_channel)
     def passes_on(self, size): return self.samples * self.of.passes_on(size)
     def check(self): check_noise(self, least=2)
     def attribute(self, p, x, target):
