@@ -19,6 +19,7 @@ from whitebox.fill import Black, gaussian_blur
 from whitebox.method import Method
 from whitebox.target import Class, Contrast, LogProbability, Probability
 from whitebox.toys import zoo
+from whitebox.value import parse
 
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 CLASSES = torch.tensor([0, 2, 1])
