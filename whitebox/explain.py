@@ -8,6 +8,7 @@ __all__ = ['Maps', 'maps_of', 'save_maps', 'load_maps', 'seal', 'meant', 'explai
 
 # %% ../nbs/76_explain.ipynb #a58e644a
 import hashlib
+import io
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -47,10 +48,10 @@ def maps_of(
 ) -> Maps:
     "The maps of images, with the method and what the model said."
     if not isinstance(method, Method): raise BadValue(f"method is {method!r}; a value is needed, which can be written down. Give one as GradCAM().")
-    check_model(model)
-    with Probe(model) as p: logits = torch.cat([p(some) for some in x.split(rows_at_once(x))])
+    maps = method(model, x, target)   # first, as it checks all that it is given
+    with Probe(model) as p: logits = torch.cat([p(some) for some in x.split(rows_at_once(x) if len(x) else 1)])
     chosen = aim(target, len(x)).fixed(logits)
-    return Maps(method, chosen.rule, method(model, x, chosen), logits.softmax(1), logits.argmax(1), chosen.classes, note or {})
+    return Maps(method, chosen.rule, maps, logits.softmax(1), logits.argmax(1), chosen.classes, note or {})
 
 # %% ../nbs/76_explain.ipynb #c4811d0b
 def save_maps(
@@ -191,9 +192,10 @@ def drawn(path: Path, key: str) -> bool:
     "Whether a drawing of this key lies whole at a path."
     from PIL import Image
     try:
-        with Image.open(path) as image:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
             image.verify()
-            return image.info.get("key") == key
+            return image.info.get("key") == key and data.endswith(b"IEND\xaeB`\x82")   # Pillow does not miss the last bytes
     except Exception: return False   # a decoder of foreign bytes may raise anything
 
 # %% ../nbs/76_explain.ipynb #d0844ed3

@@ -238,7 +238,7 @@ def place(fig, box, array, title=""):
     "A picture at `box` (left, top, width, height in pixels) of a figure, in a thin frame, with a title above."
     wide, high = fig.get_size_inches() * 72
     ax = fig.add_axes((box[0] / wide, 1 - (box[1] + box[3]) / high, box[2] / wide, box[3] / high))
-    ax.imshow(array, aspect="auto", interpolation="nearest" if box[3] >= len(array) else "antialiased")
+    ax.imshow(np.asarray(array), aspect="auto", interpolation="nearest" if box[3] >= len(array) else "antialiased")
     ax.set(xticks=[], yticks=[])
     ax.annotate(title, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset pixels", linespacing=1.1)
     return ax

@@ -187,10 +187,11 @@ def hub(
         return named(load_weights(model, weights) if weights else model, weights).eval()
     build, mean, std, view = architecture(name)
     given = {k: v for k, v in tensors_of(weights).items() if not k.lower().startswith("aux")} if weights else {}   # a help in training
-    classes = classes_of(build, given)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)   # not torch.manual_seed, which reaches other devices too
-        model = normalised(build(classes), mean, std)
+        net, classes = build(1000), 1000
+        if given and (classes := classes_of(net, given)) != 1000: net = build(classes)
+    model = normalised(net, mean, std)
     if weights: filled(model if "normalise.mean" in given else model.model, given, weights)
     return named(described(model, imagenet_names() if classes == 1000 else (), view), weights).eval()
 
@@ -221,9 +222,9 @@ def imagenet_names() -> tuple:
     from torchvision.models import ResNet18_Weights
     return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
 
-def classes_of(build, given: dict) -> int:
-    "How many classes weights were made for: the length of the last tensor that has one entry a class."
-    with torch.device("meta"): last = [k for k, v in build(1000).state_dict().items() if v.shape[:1] == (1000,)][-1]
+def classes_of(net: nn.Module, given: dict) -> int:
+    "How many classes weights were made for: the length of the last tensor that has one entry for each of the thousand of `net`."
+    last = [k for k, v in net.state_dict().items() if v.shape[:1] == (1000,)][-1]
     return len(next((v for k, v in given.items() if k.removeprefix("model.") == last), range(1000)))
 
 # %% ../../nbs/18_hub.ipynb #6d13842e
