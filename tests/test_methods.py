@@ -39,7 +39,8 @@ NESTED = [SmoothGrad(IntegratedGradients(steps=8), samples=4), SmoothGrad(GradCA
           VarGrad(SmoothGrad(samples=4), samples=4), SmoothGradSquared(IntegratedGradients(steps=8), samples=4),
           At(IntegratedGradients(steps=8), layer="b"), At(SmoothGrad(InputXGradient(), samples=4), layer="b"), Activation("a"),
           IntegratedGradients(steps=100, rule=Trapezoid()), IntegratedGradients(steps=100, rule=Right()), IntegratedGradients(rule=GaussLegendre()),
-          IntegratedGradients(steps=8, tol=.01), SmoothGrad(IntegratedGradients(steps=8, rule=GaussLegendre()), samples=4),
+          IntegratedGradients(steps=8, tol=.01), At(IntegratedGradients(steps=4, tol=.05), layer="b"), Blurred(IntegratedGradients(steps=8, tol=.01)),
+          SmoothGrad(IntegratedGradients(steps=8, rule=GaussLegendre()), samples=4),
           SmoothGrad(ExpectedGradients(samples=4), samples=4), *(cls(samples=4) if "samples" in cls.__dataclass_fields__ else cls() for cls in PART1),
           Blurred(GradCAM()), Blurred(SmoothGrad(IntegratedGradients(steps=8), samples=4), sigma=1.), Blurred(Blurred(Sobel()))]
 METHODS = {m.label: m for m in SINGLE + NESTED}

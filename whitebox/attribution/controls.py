@@ -69,6 +69,7 @@ class Blurred(Method):
     needs = property(lambda self: self.of.needs)
     passes = property(lambda self: self.of.passes)
     access = property(lambda self: self.of.access)
+    exempt = property(lambda self: self.of.exempt)
     def check(self):
         if self.sigma <= 0: raise BadValue(f"Blurred.sigma is {self.sigma}; it must be above 0 pixels. 1 to 4 is usual.")
     def attribute(self, p, x, target):

@@ -57,7 +57,7 @@ class At(Method):
     of: Method = InputXGradient()   # any method; its baseline and noise live in the layer's units
     layer: str | None = None        # a name, as "features.8"; None is the last layer with a grid
     spatial = True
-    signed, moves, access = map(held, ("signed", "moves", "access"))
+    signed, moves, access, exempt = map(held, ("signed", "moves", "access", "exempt"))
     passes = property(lambda self: 1 + self.of.passes)
     needs = property(lambda self: tuple(dict.fromkeys((*self.of.needs, "layer"))))
     def attribute(self, p, x, target):
