@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from whitebox import attribution
-from whitebox.attribution import (Activation, At, Blurred, GradCAM, Gradient, InputXGradient, IntegratedGradients, Random, SmoothGrad,
-                                  SmoothGradSquared, Sobel, VarGrad, check_method)
+from whitebox.attribution import (Activation, At, Blurred, Epsilon, EpsilonAlpha2Beta1, EpsilonGammaBox, EpsilonPlus, GradCAM, Gradient,
+                                  InputXGradient, IntegratedGradients, LRP, Random, SmoothGrad, SmoothGradSquared, Sobel, VarGrad, check_method)
 from whitebox.attribution.check_method import FULL, LAWS, Trial, changed, found, holding, judged
 from whitebox.errors import BadShape, BadValue, UnknownName, UnsupportedModel, WhiteBoxError
 from whitebox.fill import Black, Constant, gaussian_blur
@@ -37,7 +37,8 @@ SINGLE = [small(cls) for cls in DOOR]
 NESTED = [SmoothGrad(IntegratedGradients(steps=8), samples=4), SmoothGrad(GradCAM(), samples=4), SmoothGrad(Random(), samples=4),
           VarGrad(SmoothGrad(samples=4), samples=4), SmoothGradSquared(IntegratedGradients(steps=8), samples=4),
           At(IntegratedGradients(steps=8), layer="b"), At(SmoothGrad(InputXGradient(), samples=4), layer="b"), Activation("a"),
-          Blurred(GradCAM()), Blurred(SmoothGrad(IntegratedGradients(steps=8), samples=4), sigma=1.), Blurred(Blurred(Sobel()))]
+          LRP(Epsilon()), LRP(EpsilonPlus(), relative=True), LRP(EpsilonGammaBox(), attention="attn"), LRP(EpsilonAlpha2Beta1()),
+          At(LRP(), layer="b"), SmoothGrad(LRP(EpsilonGammaBox()), samples=4), Blurred(GradCAM()), Blurred(SmoothGrad(IntegratedGradients(steps=8), samples=4), sigma=1.), Blurred(Blurred(Sobel()))]
 METHODS = {m.label: m for m in SINGLE + NESTED}
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 

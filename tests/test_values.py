@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import whitebox
-from whitebox.attribution import (Activation, At, Blurred, Centre, ConstantMap, GradCAM, Gradient, InputMagnitude, InputXGradient,
-                                  IntegratedGradients, Random, Sobel, SmoothGrad, SmoothGradSquared, VarGrad)
+from whitebox.attribution import (Activation, AlphaBeta, At, Blurred, Centre, ConstantMap, Epsilon, EpsilonAlpha2Beta1, EpsilonGammaBox,
+                                  EpsilonPlus, EpsilonPlusFlat, Flat, Gamma, GradCAM, Gradient, InputMagnitude, InputXGradient, IntegratedGradients,
+                                  LRP, Random, Sobel, SmoothGrad, SmoothGradSquared, VarGrad, WSquare, ZBox, ZPlus)
 from whitebox.data.sources import Digits
 from whitebox.errors import WhiteBoxError
 from whitebox.fill import Black, Blur, ChannelMean, Constant, Noise
@@ -28,8 +29,13 @@ fills = (st.sampled_from([Black(), ChannelMean()]) | st.builds(Constant, level |
 plain = st.just(Predicted()) | st.builds(Class, st.integers(0, 999))
 targets = st.recursive(plain | st.builds(Contrast, plain, plain), lambda t: st.builds(Probability, t) | st.builds(LogProbability, t), max_leaves=3)
 regions = st.sampled_from([Pixels(), Elements()]) | st.builds(Patches, few) | st.builds(Superpixels, few, positive)
+rules = (st.builds(Epsilon, positive) | st.builds(Gamma, positive) | st.builds(ZPlus, st.booleans(), positive)
+         | st.builds(AlphaBeta, fill_empty=st.booleans()) | st.builds(ZBox, st.floats(-9, 0), st.lists(st.floats(1, 9), min_size=1, max_size=3).map(tuple))
+         | st.builds(WSquare, positive) | st.builds(Flat, positive))
+composites = st.one_of([st.builds(c, rules, rules, st.none() | rules) for c in (EpsilonPlus, EpsilonPlusFlat, EpsilonGammaBox, EpsilonAlpha2Beta1)])
 leaves = (st.sampled_from([Gradient(), InputXGradient(), Sobel(), Centre(), ConstantMap()]) | st.builds(Random, seeds)
           | st.builds(InputMagnitude, fills) | st.builds(GradCAM, layers) | st.builds(Activation, layers)
+          | st.builds(LRP, rules | composites, st.booleans(), st.sampled_from(["gate", "attn"]))
           | st.builds(IntegratedGradients, steps=few, baseline=fills))
 methods = st.recursive(leaves, lambda m: st.builds(Blurred, m, positive) | st.builds(At, m, layers)
                        | st.one_of([st.builds(w, m, samples=several, sigma=positive, seed=seeds) for w in (SmoothGrad, SmoothGradSquared, VarGrad)]))

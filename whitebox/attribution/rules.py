@@ -49,7 +49,7 @@ SPELLINGS = dict(
     attention="scaled_dot_product_attention", multi_head="multi_head_attention_forward", max_pool="max_pool2d max_pool2d_with_indices",
     largest="amax adaptive_max_pool2d", compare="gt ge lt le eq ne greater less sign argmax",
     linear_map="""view view_as reshape flatten unflatten permute transpose swapaxes movedim t contiguous clone to float double type_as expand
-        expand_as unsqueeze squeeze chunk split unbind narrow select index_select gather roll flip masked_fill mean sum repeat getitem
+        expand_as unsqueeze squeeze chunk split unbind narrow select index_select gather roll flip masked_fill index_fill mean sum repeat getitem
         setitem neg where dropout dropout2d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
         pad interpolate pixel_shuffle pixel_unshuffle channel_shuffle unfold fold""")
 
@@ -161,7 +161,7 @@ def linear_call(name: str, args: tuple, kwargs: dict) -> bool:
 LINEAR = set("""AccumulateGrad StraightThrough Add Sub Rsub Neg Mul Div Mm Addmm Addbmm Baddbmm Bmm Mv Convolution NativeBatchNorm
     CudnnBatchNorm View UnsafeView Reshape ReshapeAlias Transpose T Permute Expand Unsqueeze Squeeze Select Slice Index IndexSelect Gather Cat
     Stack Split SplitWithSizes Unbind Narrow Clone Copy CopySlices AsStrided ToCopy Mean Sum AvgPool2D AdaptiveAvgPool2D
-    MkldnnAdaptiveAvgPool2D ConstantPadNd UpsampleNearest2D UpsampleBilinear2D Roll Flip MaskedFill Where Repeat PixelShuffle Unfold Im2Col
+    MkldnnAdaptiveAvgPool2D ConstantPadNd UpsampleNearest2D UpsampleBilinear2D Roll Flip MaskedFill IndexFill Where Repeat PixelShuffle Unfold Im2Col
     Col2Im Alias""".split())
 NODES = dict(max_pool=["MaxPool2DWithIndices"], largest=["Amax", "AdaptiveMaxPool2D"], softmax=["Softmax", "SafeSoftmax"],
              layer_norm=["NativeLayerNorm"], group_norm=["NativeGroupNorm"],
