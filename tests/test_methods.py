@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from whitebox import attribution
-from whitebox.attribution import (LIME, AblationCAM, Activation, At, Blurred, EigenCAM, ExactShapley, ExpectedGradients, GaussLegendre, GradCAM,
-                                  Gradient, InputXGradient, IntegratedGradients, KernelSHAP, PackageLIME, PaperLIME, Random, Right, ScoreCAM,
-                                  ShapleySampling, SmoothGrad, SmoothGradSquared, Sobel, Trapezoid, VarGrad, check_method, part1)
+from whitebox.attribution import (LIME, LRP, AblationCAM, Activation, At, Blurred, EigenCAM, Epsilon, EpsilonAlpha2Beta1, EpsilonGammaBox, EpsilonPlus,
+                                  ExactShapley, ExpectedGradients, GaussLegendre, GradCAM, Gradient, InputXGradient, IntegratedGradients, KernelSHAP,
+                                  PackageLIME, PaperLIME, Random, Right, ScoreCAM, ShapleySampling, SmoothGrad, SmoothGradSquared, Sobel, Trapezoid,
+                                  VarGrad, check_method, part1)
 from whitebox.attribution.check_method import FULL, LAWS, Trial, changed, found, holding, judged
 from whitebox.errors import BadValue, UnsupportedModel, WhiteBoxError
 from whitebox.fill import Black, gaussian_blur
@@ -36,6 +37,8 @@ SINGLE = [small(cls) for cls in DOOR]
 NESTED = [SmoothGrad(IntegratedGradients(steps=8), samples=4), SmoothGrad(GradCAM(), samples=4), SmoothGrad(Random(), samples=4),
           VarGrad(SmoothGrad(samples=4), samples=4), SmoothGradSquared(IntegratedGradients(steps=8), samples=4),
           At(IntegratedGradients(steps=8), layer="b"), At(SmoothGrad(InputXGradient(), samples=4), layer="b"), Activation("a"),
+          LRP(Epsilon()), LRP(EpsilonPlus(), relative=True), LRP(EpsilonGammaBox(), attention="attn"), LRP(EpsilonAlpha2Beta1()),
+          At(LRP(), layer="b"), SmoothGrad(LRP(EpsilonGammaBox()), samples=4),
           IntegratedGradients(steps=100, rule=Trapezoid()), IntegratedGradients(steps=100, rule=Right()), IntegratedGradients(rule=GaussLegendre()),
           IntegratedGradients(steps=8, tol=.01), At(IntegratedGradients(steps=4, tol=.05), layer="b"), Blurred(IntegratedGradients(steps=8, tol=.01)),
           SmoothGrad(IntegratedGradients(steps=8, rule=GaussLegendre()), samples=4),

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import whitebox
-from whitebox.attribution import (Activation, At, Blurred, Centre, ConstantMap, ExpectedGradients, FromImages, GaussLegendre, GradCAM, Gradient,
+from whitebox.attribution import (LRP, Activation, AlphaBeta, At, Blurred, Centre, ConstantMap, Epsilon, EpsilonAlpha2Beta1, EpsilonGammaBox,
+                                  EpsilonPlus, EpsilonPlusFlat, ExpectedGradients, Flat, FromImages, Gamma, GaussLegendre, GradCAM, Gradient,
                                   InputMagnitude, InputXGradient, IntegratedGradients, Midpoint, PublishedExpectedGradients, Random, Right, Sobel,
-                                  SmoothGrad, SmoothGradSquared, Trapezoid, VarGrad)
+                                  SmoothGrad, SmoothGradSquared, Trapezoid, VarGrad, WSquare, ZBox, ZPlus)
 from whitebox.attribution.part1 import Part1IG, Part1SGVAR
 from whitebox.data.sources import Digits
 from whitebox.errors import WhiteBoxError
@@ -29,16 +30,21 @@ fills = (st.sampled_from([Black(), ChannelMean(), FromImages("it's", "0123456789
          | st.builds(Blur, positive) | st.builds(Noise, seeds))
 plain = st.just(Predicted()) | st.builds(Class, st.integers(0, 999))
 targets = st.recursive(plain | st.builds(Contrast, plain, plain), lambda t: st.builds(Probability, t) | st.builds(LogProbability, t), max_leaves=3)
-rules = st.sampled_from([Midpoint(), Right(), Trapezoid(), GaussLegendre()])
+path_rules = st.sampled_from([Midpoint(), Right(), Trapezoid(), GaussLegendre()])
 regions = st.sampled_from([Pixels(), Elements()]) | st.builds(Patches, few) | st.builds(Superpixels, few, positive)
+rules = (st.builds(Epsilon, positive) | st.builds(Gamma, positive) | st.builds(ZPlus, st.booleans(), positive)
+         | st.builds(AlphaBeta, fill_empty=st.booleans()) | st.builds(ZBox, st.floats(-9, 0), st.lists(st.floats(1, 9), min_size=1, max_size=3).map(tuple))
+         | st.builds(WSquare, positive) | st.builds(Flat, positive))
+composites = st.one_of([st.builds(c, rules, rules, st.none() | rules) for c in (EpsilonPlus, EpsilonPlusFlat, EpsilonGammaBox, EpsilonAlpha2Beta1)])
 leaves = (st.sampled_from([Gradient(), InputXGradient(), Sobel(), Centre(), ConstantMap()]) | st.builds(Random, seeds)
           | st.builds(InputMagnitude, fills) | st.builds(GradCAM, layers) | st.builds(Activation, layers)
-          | st.builds(IntegratedGradients, few, fills, rules)
+          | st.builds(LRP, rules | composites, st.booleans(), st.sampled_from(["gate", "attn"]))
+          | st.builds(IntegratedGradients, few, fills, path_rules)
           | st.builds(ExpectedGradients, fills, several) | st.builds(PublishedExpectedGradients, fills, several, seeds)
           | st.builds(Part1IG, few) | st.builds(Part1SGVAR, samples=several, sigma=positive, seed=seeds))
 methods = st.recursive(leaves, lambda m: st.builds(Blurred, m, positive) | st.builds(At, m, layers)
                        | st.one_of([st.builds(w, m, samples=several, sigma=positive, seed=seeds) for w in (SmoothGrad, SmoothGradSquared, VarGrad)]))
-settled = st.builds(IntegratedGradients, st.integers(1, 256), fills, rules, positive)   # a look of it is no value of SmoothGrad's
+settled = st.builds(IntegratedGradients, st.integers(1, 256), fills, path_rules, positive)   # a look of it is no value of SmoothGrad's
 values = fills | targets | regions | methods | settled | st.builds(VarGrad, settled, several)
 
 @given(values)

@@ -8,6 +8,7 @@ __all__ = ['held', 'At', 'Activation']
 # %% ../../nbs/42_layers.ipynb #9c6036f6
 from dataclasses import dataclass
 from .input_x_gradient import InputXGradient
+from .rules import Rules   # gives a probe its `rules`
 from ..method import Method
 from ..probe import Above, with_grid
 

@@ -8,7 +8,7 @@ __all__ = ['Lazily', 'Layer', 'pos', 'neg', 'halves', 'Rule', 'Epsilon', 'Gamma'
            'Relevance', 'tensors', 'instead', 'along', 'unit_of', 'layer_norm', 'group_norm', 'attention_of',
            'multi_head', 'LRP', 'Conservation', 'conservation', 'handed_on']
 
-# %% ../../nbs/29_lrp.ipynb #ad60de32
+# %% ../../nbs/29_lrp.ipynb #fe64b90f
 from dataclasses import dataclass, replace
 from typing import Callable, NamedTuple
 import torch
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
-from .rules import OPERATORS, Ruled, Rules, linear_call, live, node_name, note, noted, straight
+from .rules import OPERATORS, Ruled, Rules, graph, live, node_name, note, noted, straight
 from ..errors import BadValue, UnsupportedModel
 from ..fill import Constant
 from ..image import image_batch
@@ -120,7 +120,7 @@ class ZPlus(Rule):
         if self.fill_empty and (q <= 0).any(): q = torch.where(q > 0, q, f(x, w, b))
         return f.share(q, self.epsilon)
 
-# %% ../../nbs/29_lrp.ipynb #1a9d889f
+# %% ../../nbs/29_lrp.ipynb #7723af32
 @dataclass(frozen=True)
 class AlphaBeta(Rule):
     "α parts by positive contributions, less β parts by negative ones: q = (xw)⁺ and (xw)⁻."
@@ -136,8 +136,8 @@ class AlphaBeta(Rule):
         x1, x2 = halves(x)
         p = f(x1, pos(w), pos(b)) + f(x2, neg(w))
         n = f(x1, neg(w), neg(b)) + f(x2, pos(w))
-        both = (p > 0) & (n < 0) | (not self.fill_empty)
-        alpha, beta = (p > 0) * torch.where(both, self.alpha, 1.).to(p), (n < 0) * torch.where(both, self.beta, -1.).to(p)
+        both = ((p > 0) & (n < 0) | (not self.fill_empty)).to(p)
+        alpha, beta = (p > 0) * (1 + (self.alpha - 1) * both), (n < 0) * (-1 + (self.beta + 1) * both)
         return alpha * f.share(p, self.epsilon) - beta * f.share(n, self.epsilon)
 
 # %% ../../nbs/29_lrp.ipynb #19f57b68
@@ -217,7 +217,7 @@ def rule_at(
     if isinstance(composite, Rule): return composite
     return first and composite.first or getattr(composite, kind)
 
-# %% ../../nbs/29_lrp.ipynb #a8b85a91
+# %% ../../nbs/29_lrp.ipynb #dac5d649
 class Relevance(Rules):
     "A run of a model in which every number carries a unit."
     def __init__(self, composite: Composite | Rule, relative: bool, attention: str, audit: bool = False):
@@ -244,11 +244,13 @@ class Relevance(Rules):
         out = super().__call__(model, x)
         if any("gate" in noted(t) or node_name(t.grad_fn) == "Softmax" for t in live(out)):
             raise UnsupportedModel("The model ends in a softmax or sigmoid, which has no relevance of its own. Explain its logits.")
+        if self.attention == "gate" and graph(live(out))["Softmax"]:
+            raise UnsupportedModel("A softmax is added up instead of multiplied with a signal, so it is no gate. Use LRP(attention=\"attn\").")
         if live(x) and getattr(self.composite, "first", None) and not self.firsts:
             raise UnsupportedModel(f"No layer takes the image, so {self.composite.first} has no place. Use a composite with first=None.")
         return out
 
-# %% ../../nbs/29_lrp.ipynb #79c89d3d
+# %% ../../nbs/29_lrp.ipynb #ffd750a8
 @patch
 def layer(self: Relevance, f, input, weight, bias=None, *args, **kwargs):
     "A convolution or a dense layer."
@@ -289,8 +291,7 @@ def batch_norm(self: Relevance, f, x, mean, var, weight=None, bias=None, trainin
     scale = (var + eps).rsqrt() * (1 if weight is None else weight)
     shift = (0 if bias is None else bias) - mean * scale
     layer = noted(x).get("layer")
-    if not (layer and layer.merges):
-        with self: return x * along(scale, x.ndim - 1) + along(shift, x.ndim - 1)
+    if not (layer and layer.merges): return x * along(scale, x.ndim - 1) + self.constant(along(shift, x.ndim - 1))
     b = self.constant(shift) + (0 if layer.b is None else layer.b * scale)
     return self.carried(replace(layer, w=layer.w * along(scale, layer.w.ndim), b=b, z=f(x.detach(), mean, var, weight, bias, False, momentum, eps)))
 
@@ -308,7 +309,7 @@ def along(v: Tensor, ndim: int) -> Tensor:
     "One number per channel, shaped for `ndim` dimensions of which the channels are the first."
     return v.view(-1, *[1] * (ndim - 1))
 
-# %% ../../nbs/29_lrp.ipynb #3dbfe7e0
+# %% ../../nbs/29_lrp.ipynb #e1dc84d8
 @patch
 def activation(self: Relevance, f, x, *args, **kwargs):
     "All passes but for the value at zero, which is a constant."
@@ -332,15 +333,14 @@ def softmax(self: Relevance, f, *args, **kwargs):
 
 @patch
 def product(self: Relevance, f, *args, **kwargs):
-    "Half for each of two signals; all for the signal if the other is a gate."
+    "Half for each of two signals; all for the signal if the other is a gate. Two gates make a gate."
     factors = live((args, kwargs))
     gates = [t for t in factors if "gate" in noted(t)]
     if len(factors) > 2: raise UnsupportedModel(f"{f.__name__} multiplies {len(factors)} signals. Write it as products of two.")
-    if len(factors) == 2 and len(gates) == 1:
-        args, kwargs = instead((args, kwargs), {gates[0]: gates[0].detach()})
-        return f(*args, **kwargs)
+    if len(factors) == 2 and len(gates) == 1: args, kwargs = instead((args, kwargs), {gates[0]: gates[0].detach()})
     y = f(*args, **kwargs)
-    return straight(y, y / 2) if len(factors) == 2 else y
+    if len(live((args, kwargs))) == 2: y = straight(y, y / 2)
+    return note(y, gate=True) if len(gates) == 2 else y
 
 @patch
 def quotient(self: Relevance, f, a, b, *args, **kwargs):
@@ -386,7 +386,7 @@ def multi_head(q, k, v, width, heads, w, b, bias_k, bias_v, zero, dropout, w_out
     y = F.linear((weights @ v).transpose(1, 2).flatten(2), w_out, b_out).transpose(0, 1)
     return y, (weights.mean(1) if average_attn_weights else weights) if need_weights else None
 
-# %% ../../nbs/29_lrp.ipynb #46144117
+# %% ../../nbs/29_lrp.ipynb #faea45bb
 @patch
 def met(self: Relevance, name: str, f, args, kwargs):
     sources = live((args, kwargs))
@@ -401,7 +401,7 @@ def met(self: Relevance, name: str, f, args, kwargs):
 @patch
 def with_constants(self: Relevance, name: str, args: tuple) -> tuple:
     "The arguments of a sum or a concatenation, constants times their unit."
-    if self.constants is None or name not in ("add", "sub", "cat"): return args
+    if self.constants is None or name not in ("add", "sub", "cat") or not args: return args
     def counted(c): return c if live(c) else self.constant(torch.as_tensor(c).to(self.constants))
     return ([counted(t) for t in args[0]], *args[1:]) if name == "cat" else (*map(counted, args[:2]), *args[2:])
 
@@ -411,8 +411,8 @@ def still_image(self: Relevance, name: str, f, args, kwargs, y):
     xs = live((args, kwargs))
     def after(made): a, k = instead((args, kwargs), {t: made(t) for t in xs}); return tensors(f(*a, **k))
     low, high = (after(lambda t: noted(t)[end]) for end in ("low", "high"))
-    if name in ("add", "sub", "mul", "div") and len(xs) == 1 and y.shape == xs[0].shape:
-        ones = noted(xs[0])["ones"]
+    if name in ("add", "sub", "mul", "div", "batch_norm") and len(xs) == 1:
+        ones = noted(xs[0])["ones"].expand_as(y)
         if (ones == 1).all(): y = y.detach() * ones
         return note(y, ones=ones, low=torch.minimum(*low, *high), high=torch.maximum(*low, *high))
     if name in ("linear_map", "cat", "add") and live(y):
@@ -438,7 +438,7 @@ class LRP(Ruled):
         with p.rules(self.rules()) as run, torch.enable_grad():
             return gradient(p.score(run.image(x), target), run.start["ones"])
 
-# %% ../../nbs/29_lrp.ipynb #8b3cc37d
+# %% ../../nbs/29_lrp.ipynb #821f3d5a
 class Conservation(NamedTuple):
     "Where the score of each image went: score = relevance + constants + residual."
     relevance: Tensor   # Σ of the map, [N]
