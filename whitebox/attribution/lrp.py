@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['Lazily', 'Layer', 'pos', 'neg', 'halves', 'Rule', 'Epsilon', 'Gamma', 'ZPlus', 'AlphaBeta', 'ZBox', 'WSquare', 'Flat',
            'known', 'Composite', 'EpsilonPlus', 'EpsilonPlusFlat', 'EpsilonGammaBox', 'EpsilonAlpha2Beta1', 'rule_at',
-           'Relevance', 'tensors', 'instead', 'along', 'unit_of', 'layer_norm', 'group_norm', 'attention_of',
-           'multi_head', 'LRP', 'Conservation', 'conservation', 'handed_on']
+           'Relevance', 'tensors', 'instead', 'along', 'unit_of', 'LRP', 'Conservation', 'conservation', 'handed_on']
 
 # %% ../../nbs/29_lrp.ipynb #fe64b90f
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
-from .rules import OPERATORS, Ruled, Rules, graph, live, node_name, note, noted, straight
+from .rules import OPERATORS, PARTS, Ruled, Rules, graph, live, node_name, note, noted, straight
 from ..errors import BadValue, UnsupportedModel
 from ..fill import Constant
 from ..image import image_batch
@@ -225,8 +224,7 @@ class Relevance(Rules):
         self.start, self.constants, self.firsts = {}, None, 0
         own = dict(conv=self.layer, linear=self.layer, matmul=self.contraction, einsum=self.contraction, batch_norm=self.batch_norm,
                    activation=self.activation, gate=self.gate, softmax=self.softmax, mul=self.product, div=self.quotient)
-        parts = dict(layer_norm=layer_norm, group_norm=group_norm, attention=attention_of, multi_head=multi_head)
-        super().__init__(own, plain=("max_pool", "largest"), parts=parts, cuts=True)
+        super().__init__(own, plain=("max_pool", "largest"), parts=PARTS, cuts=True)
 
     def image(self, x: Tensor) -> Tensor:
         "The image times its unit."
@@ -351,40 +349,6 @@ def quotient(self: Relevance, f, a, b, *args, **kwargs):
 def unit_of(x: Tensor) -> dict:
     "The unit of a tensor, if it is known."
     return {name: t for name, t in noted(x).items() if name == "ones"}
-
-# %% ../../nbs/29_lrp.ipynb #8f89ed33
-def layer_norm(x, shape, weight=None, bias=None, eps=1e-5):
-    "A layer norm in its parts."
-    dims = tuple(range(-len(shape), 0))
-    c = x - x.mean(dims, keepdim=True)
-    y = c / (c.detach().square().mean(dims, keepdim=True) + eps).sqrt()
-    return (y if weight is None else y * weight) + (0 if bias is None else bias)
-
-def group_norm(x, groups, weight=None, bias=None, eps=1e-5):
-    "A group norm in its parts."
-    grouped = x.unflatten(1, (groups, -1))
-    y = layer_norm(grouped, grouped.shape[2:], eps=eps).view_as(x)
-    return (y if weight is None else y * along(weight, x.ndim - 1)) + (0 if bias is None else along(bias, x.ndim - 1))
-
-def attention_of(q, k, v, attn_mask=None, dropout_p=0., is_causal=False, scale=None, enable_gqa=False):
-    "Scaled dot-product attention in its parts."
-    if attn_mask is not None or dropout_p or is_causal or enable_gqa:
-        raise UnsupportedModel("Attention with a mask, dropout or grouped queries has no rule. Write it out as softmax(q @ k.mT + mask) @ v.")
-    return (q @ k.transpose(-2, -1) * (q.shape[-1] ** -.5 if scale is None else scale)).softmax(-1) @ v
-
-# %% ../../nbs/29_lrp.ipynb #6817340b
-def multi_head(q, k, v, width, heads, w, b, bias_k, bias_v, zero, dropout, w_out, b_out, training=True, key_padding_mask=None,
-               need_weights=True, attn_mask=None, use_separate_proj_weight=False, q_proj_weight=None, k_proj_weight=None,
-               v_proj_weight=None, static_k=None, static_v=None, average_attn_weights=True, is_causal=False):
-    "Multi-head attention in its parts: what it gives, and the weights."
-    odd = bias_k, bias_v, key_padding_mask, attn_mask, q_proj_weight, static_k, static_v
-    if any(t is not None for t in odd) or zero or is_causal or training and dropout or q.ndim != 3:
-        raise UnsupportedModel("Multi-head attention with masks, added keys, separate widths or dropout has no rule. Write it out.")
-    def split(t, w, b): return F.linear(t.transpose(0, 1), w, b).unflatten(2, (heads, -1)).transpose(1, 2)
-    q, k, v = map(split, (q, k, v), w.chunk(3), [None] * 3 if b is None else b.chunk(3))
-    weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -.5).softmax(-1)
-    y = F.linear((weights @ v).transpose(1, 2).flatten(2), w_out, b_out).transpose(0, 1)
-    return y, (weights.mean(1) if average_attn_weights else weights) if need_weights else None
 
 # %% ../../nbs/29_lrp.ipynb #faea45bb
 @patch
