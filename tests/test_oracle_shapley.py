@@ -1,15 +1,13 @@
 "LIME and Shapley values: slow references, and agreement with shap 0.51.0, captum 0.9.0, lime 0.2.0.1, scikit-learn."
 import itertools
-import math
 
 import numpy as np
 import pytest
 import torch
 
-from whitebox.attribution import (LIME, At, ExactShapley, IntegratedGradients, KernelSHAP, PackageLIME, PaperLIME, ShapleySampling,
-                                  SmoothGrad, check_method)
+from whitebox.attribution import LIME, At, ExactShapley, KernelSHAP, PackageLIME, PaperLIME, ShapleySampling, SmoothGrad, check_method
 from whitebox.attribution.lime import numbers, of_each, size
-from whitebox.attribution.shapley import ERRORS, by_kernel, contributions, standard_error
+from whitebox.attribution.shapley import by_kernel, contributions, standard_error
 from whitebox.fill import Black, ChannelMean, gaussian_blur
 from whitebox.ranking import Elements, Patches, Superpixels
 from whitebox.toys import zoo
