@@ -492,8 +492,7 @@ def controls(self: Explorer) -> dict:
     import ipywidgets as W
     named = lambda name: dict(description=name, style={"description_width": "initial"},
                               layout=W.Layout(flex="1 1 200px", max_width="300px"))
-    with Probe(self.model) as p: sizes = p.layers(self.image())
-    grids = [name for name, size in sizes.items() if len(size) == 4 and size[2] * size[3] > 1]
+    with Probe(self.model) as p: grids = list(p.grids(self.image()))
     classes = probabilities(self.model, self.image()).shape[1]
     percents = dict(min=0., max=1., readout_format=".0%")
     return dict(
