@@ -1376,6 +1376,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'whitebox.probe.Above.__init__': ('probe.html#above.__init__', 'whitebox/probe.py'),
                                 'whitebox.probe.Above.images': ('probe.html#above.images', 'whitebox/probe.py'),
                                 'whitebox.probe.Above.rows': ('probe.html#above.rows', 'whitebox/probe.py'),
+                                'whitebox.probe.Above.rules': ('probe.html#above.rules', 'whitebox/probe.py'),
                                 'whitebox.probe.Call': ('probe.html#call', 'whitebox/probe.py'),
                                 'whitebox.probe.Grid': ('probe.html#grid', 'whitebox/probe.py'),
                                 'whitebox.probe.Grid.read': ('probe.html#grid.read', 'whitebox/probe.py'),

@@ -188,6 +188,10 @@ class Above(Probe):
         "The same for some of the rows of the layer's output."
         return Above(self.below, self.layer, self.images(len(some))[some], self.form)
 
+    def rules(self, rules):
+        "The model under rules, for the block; what lies below the layer is not recorded and meets none."
+        return self.below.rules(rules)
+
 @contextmanager
 def exchanged(module: nn.Module, A: Tensor, grid=None):
     "The output of a module is `A` for the block, or holds it on its grid; only what follows is recorded."
