@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from .grad_cam import with_grid
 from .input_x_gradient import InputXGradient
+from .rules import Rules   # gives a probe its `rules`
 from ..method import Method
 from ..probe import Probe, named
 
@@ -25,11 +26,7 @@ class Above(Probe):
     def __call__(self, A: Tensor) -> Tensor:
         "Logits [N,K]."
         copies = torch.arange(len(A), device=A.device) % len(self.x)   # A may hold the images several times over
-        with exchanged(named(self.model, self.layer), A): return self.below(self.x[copies])
-
-    def rules(self, rules):
-        "The model under rules, for the block; what lies below the layer is not recorded and meets none."
-        return self.below.rules(rules)
+        with self.below.rules(self.way), exchanged(named(self.model, self.layer), A): return self.below(self.x[copies])
 
 @contextmanager
 def exchanged(module, A: Tensor):
