@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PIECES', 'RESCALE', 'DeepLIFT', 'under', 'chord', 'derivative', 'elementwise', 'product', 'max_pool', 'taken',
-           'against_mean', 'softmax', 'log_softmax', 'noted', 'compared', 'at_baseline', 'other_path', 'adding_up']
+           'against_mean', 'softmax', 'log_softmax', 'recorded', 'compared', 'at_baseline', 'other_path', 'adding_up']
 
 # %% ../../nbs/30_deeplift.ipynb #cc970ca3
 import warnings
@@ -26,10 +26,10 @@ class DeepLIFT(Ruled):
     "Changes from a baseline, carried back through the operators of the model."
     baseline: Fill = Black()   # what the image is compared with, x₀
     complete, linear, moves, passes = True, True, True, 2
-    def rules(self): return noted([])
+    def rules(self): return recorded([])
     def attribute(self, p, x, target):
         x0, given = self.baseline(x), []
-        s0 = under(noted(given), p, x0, target)[0].detach()
+        s0 = under(recorded(given), p, x0, target)[0].detach()
         s, z = under(compared(given), p, x, target)
         if given: raise other_path()
         return adding_up((x - x0) * gradient(s, z), s.detach(), s0)
@@ -105,17 +105,17 @@ def log_softmax(then, f, x, dim=-1, *args, **kwargs):
     return straight(f(x.detach(), dim, *args, **kwargs), against_mean(then, x, dim)[1])
 
 # %% ../../nbs/30_deeplift.ipynb #b9c407f6
-PIECES = PARTS | dict(div=lambda u, v: u * (1 / v), reversed_div=lambda v, u: u * torch.reciprocal(v))
+PIECES = PARTS | dict(div=lambda u, v: u * (1 / v), inverse=lambda v, u: u * torch.reciprocal(v))
 RESCALE = dict(activation=elementwise, gate=elementwise, mul=product, matmul=product, einsum=product,
                max_pool=max_pool, softmax=softmax, log_softmax=log_softmax)
 
 # %% ../../nbs/30_deeplift.ipynb #50e67e4e
-def noted(given: list) -> Rules:
-    "Every operator as it is; what it is given is noted."
-    def note(f, *args, **kwargs):
+def recorded(given: list) -> Rules:
+    "Every operator as it is; what it is given is recorded."
+    def record(f, *args, **kwargs):
         given.append((f, [t.detach().clone() for t in live((args, kwargs))]))
         return f(*args, **kwargs)
-    return Rules(dict.fromkeys(RESCALE, note), parts=PIECES, cuts=True, strict=False)
+    return Rules(dict.fromkeys(RESCALE, record), parts=PIECES, cuts=True, strict=False)
 
 def compared(given: list) -> Rules:
     "Every operator by its rule, which learns what the same call was given at the baseline."

@@ -45,7 +45,7 @@ ACTIVATIONS = """relu relu6 hardtanh leaky_relu prelu threshold elu selu celu ge
     square pow reciprocal erf sin cos abs logsigmoid softsign clamp clamp_min clamp_max maximum minimum"""
 SPELLINGS = dict(
     activation=ACTIVATIONS, gate="sigmoid hardsigmoid", softmax="softmax", add="add", sub="sub subtract rsub", mul="mul multiply",
-    div="div divide truediv true_divide", reversed_div="__rdiv__", log_softmax="log_softmax", cat="cat concat concatenate stack", linear="linear", conv="conv1d conv2d conv3d",
+    div="div divide truediv true_divide", log_softmax="log_softmax", cat="cat concat concatenate stack", linear="linear", conv="conv1d conv2d conv3d",
     matmul="matmul bmm mm", einsum="einsum", batch_norm="batch_norm", layer_norm="layer_norm", group_norm="group_norm",
     attention="scaled_dot_product_attention", multi_head="multi_head_attention_forward", max_pool="max_pool2d max_pool2d_with_indices",
     largest="amax adaptive_max_pool2d", compare="gt ge lt le eq ne greater less sign argmax",
@@ -61,6 +61,7 @@ def spelt(word: str) -> list:
     return [f for f in found if callable(f)]
 
 OPERATORS = {f: name for name, words in SPELLINGS.items() for word in words.split() for f in spelt(word)}
+OPERATORS |= {f: "inverse" for f in (Tensor.__rdiv__, Tensor.__rtruediv__)}   # 2 / x
 OPERATORS |= {getattr(Tensor, turned).__get__: "linear_map" for turned in ("T", "mT")}
 
 # %% ../../nbs/26_rules.ipynb #fbae8181
