@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Lazily', 'Layer', 'pos', 'neg', 'halves', 'Rule', 'Epsilon', 'Gamma', 'ZPlus', 'AlphaBeta', 'ZBox', 'WSquare', 'Flat',
            'known', 'Composite', 'EpsilonPlus', 'EpsilonPlusFlat', 'EpsilonGammaBox', 'EpsilonAlpha2Beta1', 'rule_at',
-           'Relevance', 'tensors', 'instead', 'along', 'unit_of', 'LRP', 'Conservation', 'conservation', 'handed_on']
+           'Relevance', 'tensors', 'instead', 'unit_of', 'along', 'LRP', 'Conservation', 'handed_on', 'conservation']
 
 # %% ../../nbs/29_lrp.ipynb #fe64b90f
 from dataclasses import dataclass, replace
@@ -89,7 +89,7 @@ class Rule(Value):
     def check(self):
         if self.epsilon <= 0: raise BadValue(f"{type(self).__name__}.epsilon is {self.epsilon}; it must be above 0. Give 1e-6.")
 
-# %% ../../nbs/29_lrp.ipynb #d2193609
+# %% ../../nbs/29_lrp.ipynb #61a453f3
 @dataclass(frozen=True)
 class Epsilon(Rule):
     "By contributions of both signs: q = xw."
@@ -99,8 +99,11 @@ class Epsilon(Rule):
 @dataclass(frozen=True)
 class Gamma(Rule):
     "By contributions, positive ones favoured: q = x(w + γw⁺)."
-    gamma: float = .25         # 0 is Epsilon; large is ZPlus
+    gamma: float = .25         # 0 is Epsilon, large is ZPlus
     epsilon: float = 1e-6
+    def check(self):
+        super().check()
+        if self.gamma < 0: raise BadValue(f"Gamma.gamma is {self.gamma}; it must not be negative. Give .25.")
     def unit(self, f, x, w, b):
         up, down = (lambda t: t if t is None else t + self.gamma * pos(t)), (lambda t: t if t is None else t + self.gamma * neg(t))
         x1, x2 = halves(x)
@@ -108,6 +111,7 @@ class Gamma(Rule):
         lowered = f(x1, down(w), down(b)) + f(x2, up(w))
         return f.share(torch.where(f.z > 0, raised, lowered), self.epsilon)
 
+# %% ../../nbs/29_lrp.ipynb #08c0f8b7
 @dataclass(frozen=True)
 class ZPlus(Rule):
     "By positive contributions only: q = (xw)⁺."
@@ -119,7 +123,6 @@ class ZPlus(Rule):
         if self.fill_empty and (q <= 0).any(): q = torch.where(q > 0, q, f(x, w, b))
         return f.share(q, self.epsilon)
 
-# %% ../../nbs/29_lrp.ipynb #7723af32
 @dataclass(frozen=True)
 class AlphaBeta(Rule):
     "α parts by positive contributions, less β parts by negative ones: q = (xw)⁺ and (xw)⁻."
@@ -139,7 +142,7 @@ class AlphaBeta(Rule):
         alpha, beta = (p > 0) * (1 + (self.alpha - 1) * both), (n < 0) * (-1 + (self.beta + 1) * both)
         return alpha * f.share(p, self.epsilon) - beta * f.share(n, self.epsilon)
 
-# %% ../../nbs/29_lrp.ipynb #19f57b68
+# %% ../../nbs/29_lrp.ipynb #91d6fdf6
 @dataclass(frozen=True)
 class ZBox(Rule):
     "By what a pixel adds to the worst it could be: q = xw − lw⁺ − hw⁻."
@@ -155,6 +158,7 @@ class ZBox(Rule):
         if f.low is None: raise UnsupportedModel("ZBox speaks of the range of pixels, but a layer behind the first was given it. Use it as first=ZBox().")
         return f.share(f(x, w, b) - f(f.low * f.ones, pos(w), pos(b)) - f(f.high * f.ones, neg(w), neg(b)), self.epsilon)
 
+# %% ../../nbs/29_lrp.ipynb #c310251f
 @dataclass(frozen=True)
 class WSquare(Rule):
     "By weights alone: q = w²."
@@ -167,14 +171,14 @@ class Flat(Rule):
     epsilon: float = 1e-6
     def unit(self, f, x, w, b): return f.share(f(known(f.ones, self), torch.ones_like(w)), self.epsilon)
 
-# %% ../../nbs/29_lrp.ipynb #7911437c
+# %% ../../nbs/29_lrp.ipynb #7f560f9b
 def known(ones: Tensor | None, rule: Rule) -> Tensor:
     "The unit of what enters a layer; refused where sums or poolings stand between it and the layer before."
     if ones is not None: return ones
     raise UnsupportedModel(f"{type(rule).__name__} shares without regard to values, and so needs a layer fed by the image or by another layer "
                            f"and its activation. Use it as first={type(rule).__name__}().")
 
-# %% ../../nbs/29_lrp.ipynb #536b082d
+# %% ../../nbs/29_lrp.ipynb #ae958c30
 @dataclass(frozen=True)
 class Composite(Value):
     "Which rule stands where."
@@ -216,7 +220,7 @@ def rule_at(
     if isinstance(composite, Rule): return composite
     return first and composite.first or getattr(composite, kind)
 
-# %% ../../nbs/29_lrp.ipynb #dac5d649
+# %% ../../nbs/29_lrp.ipynb #ce066dbd
 class Relevance(Rules):
     "A run of a model in which every number carries a unit."
     def __init__(self, composite: Composite | Rule, relative: bool, attention: str, audit: bool = False):
@@ -240,15 +244,21 @@ class Relevance(Rules):
     def __call__(self, model: nn.Module, x: Tensor):
         if live(x): x = note(x, **self.start) if self.start else self.image(x.detach())
         out = super().__call__(model, x)
-        if any("gate" in noted(t) or node_name(t.grad_fn) == "Softmax" for t in live(out)):
-            raise UnsupportedModel("The model ends in a softmax or sigmoid, which has no relevance of its own. Explain its logits.")
-        if self.attention == "gate" and graph(live(out))["Softmax"]:
-            raise UnsupportedModel("A softmax is added up instead of multiplied with a signal, so it is no gate. Use LRP(attention=\"attn\").")
-        if live(x) and getattr(self.composite, "first", None) and not self.firsts:
-            raise UnsupportedModel(f"No layer takes the image, so {self.composite.first} has no place. Use a composite with first=None.")
+        self.refuse(live(out), bool(live(x)))
         return out
 
-# %% ../../nbs/29_lrp.ipynb #ffd750a8
+# %% ../../nbs/29_lrp.ipynb #d6679eca
+@patch
+def refuse(self: Relevance, outputs: list, from_image: bool):
+    "Refuse a run whose end has no relevance, or that had no place for a rule."
+    if any("gate" in noted(t) or node_name(t.grad_fn) == "Softmax" for t in outputs):
+        raise UnsupportedModel("The model ends in a softmax or sigmoid, which has no relevance of its own. Explain its logits.")
+    if self.attention == "gate" and graph(outputs)["Softmax"]:
+        raise UnsupportedModel("A softmax is added up instead of multiplied with a signal, so it is no gate. Use LRP(attention=\"attn\").")
+    if from_image and not self.firsts and getattr(self.composite, "first", None):
+        raise UnsupportedModel(f"No layer takes the image, so {self.composite.first} has no place. Use a composite with first=None.")
+
+# %% ../../nbs/29_lrp.ipynb #0f43f5be
 @patch
 def layer(self: Relevance, f, input, weight, bias=None, *args, **kwargs):
     "A convolution or a dense layer."
@@ -293,7 +303,7 @@ def batch_norm(self: Relevance, f, x, mean, var, weight=None, bias=None, trainin
     b = self.constant(shift) + (0 if layer.b is None else layer.b * scale)
     return self.carried(replace(layer, w=layer.w * along(scale, layer.w.ndim), b=b, z=f(x.detach(), mean, var, weight, bias, False, momentum, eps)))
 
-# %% ../../nbs/29_lrp.ipynb #ea17297b
+# %% ../../nbs/29_lrp.ipynb #83d6b082
 def tensors(nested) -> list:
     "The tensors in a nested argument."
     return [t for t in tree_flatten(nested)[0] if isinstance(t, Tensor)]
@@ -303,11 +313,15 @@ def instead(nested, table: dict):
     by_id = {id(t): new for t, new in table.items()}
     return tree_map(lambda t: by_id.get(id(t), t), nested)
 
+def unit_of(x: Tensor) -> dict:
+    "The unit of a tensor, if it is known."
+    return {name: t for name, t in noted(x).items() if name == "ones"}
+
 def along(v: Tensor, ndim: int) -> Tensor:
     "One number per channel, shaped for `ndim` dimensions of which the channels are the first."
     return v.view(-1, *[1] * (ndim - 1))
 
-# %% ../../nbs/29_lrp.ipynb #e1dc84d8
+# %% ../../nbs/29_lrp.ipynb #3a61e7c5
 @patch
 def activation(self: Relevance, f, x, *args, **kwargs):
     "All passes but for the value at zero, which is a constant."
@@ -346,11 +360,7 @@ def quotient(self: Relevance, f, a, b, *args, **kwargs):
     if not live(a): raise UnsupportedModel("A constant is divided by what depends on the image. Use a method that needs no rules.")
     return f(a, b.detach() if isinstance(b, Tensor) else b, *args, **kwargs)
 
-def unit_of(x: Tensor) -> dict:
-    "The unit of a tensor, if it is known."
-    return {name: t for name, t in noted(x).items() if name == "ones"}
-
-# %% ../../nbs/29_lrp.ipynb #faea45bb
+# %% ../../nbs/29_lrp.ipynb #1c4e004f
 @patch
 def met(self: Relevance, name: str, f, args, kwargs):
     sources = live((args, kwargs))
@@ -373,18 +383,16 @@ def with_constants(self: Relevance, name: str, args: tuple) -> tuple:
 def still_image(self: Relevance, name: str, f, args, kwargs, y):
     "The image after an operator that scales, shifts or moves it, with its unit and its range; else y as it is."
     xs = live((args, kwargs))
-    def after(made): a, k = instead((args, kwargs), {t: made(t) for t in xs}); return tensors(f(*a, **k))
-    low, high = (after(lambda t: noted(t)[end]) for end in ("low", "high"))
+    def of(known): a, k = instead((args, kwargs), {t: noted(t).get(known, torch.zeros_like(t)) for t in xs}); return tensors(f(*a, **k))
     if name in ("add", "sub", "mul", "div", "batch_norm") and len(xs) == 1:
-        ones = noted(xs[0])["ones"].expand_as(y)
+        ones, ends = noted(xs[0])["ones"].expand_as(y), (*of("low"), *of("high"))
         if (ones == 1).all(): y = y.detach() * ones
-        return note(y, ones=ones, low=torch.minimum(*low, *high), high=torch.maximum(*low, *high))
+        return note(y, ones=ones, low=torch.minimum(*ends), high=torch.maximum(*ends))
     if name in ("linear_map", "cat", "add") and live(y):
-        ones, none = after(lambda t: noted(t)["ones"]), after(lambda t: torch.zeros_like(t))
-        for t, one, zero, l, h in zip(tensors(y), ones, none, low, high): note(t, ones=one - zero, low=l, high=h)
+        for t, one, none, low, high in zip(tensors(y), of("ones"), of("nothing"), of("low"), of("high")): note(t, ones=one - none, low=low, high=high)
     return y
 
-# %% ../../nbs/29_lrp.ipynb #94801689
+# %% ../../nbs/29_lrp.ipynb #0d2bcd7a
 @dataclass(frozen=True)
 class LRP(Ruled):
     "The score, handed back layer by layer to the pixels."
@@ -402,7 +410,7 @@ class LRP(Ruled):
         with p.rules(self.rules()) as run, torch.enable_grad():
             return gradient(p.score(run.image(x), target), run.start["ones"])
 
-# %% ../../nbs/29_lrp.ipynb #821f3d5a
+# %% ../../nbs/29_lrp.ipynb #50b11862
 class Conservation(NamedTuple):
     "Where the score of each image went: score = relevance + constants + residual."
     relevance: Tensor   # Σ of the map, [N]
@@ -411,6 +419,15 @@ class Conservation(NamedTuple):
     residual: Tensor    # what was lost, [N]
     share = property(lambda self: self.relevance / self.score)
 
+def handed_on(method: "LRP", p: Probe, x: Tensor, target) -> tuple:
+    "What pixels and constants got, and the score, of one image."
+    with p.rules(method.rules(audit=True)) as run, torch.enable_grad():
+        score = p.score(run.image(x), target).sum()
+        units = run.start["ones"], run.constants
+        pixels, constants = torch.autograd.grad(score + 0 * run.constants, units, allow_unused=True, materialize_grads=True)
+    return pixels.sum(), constants, score.detach()
+
+# %% ../../nbs/29_lrp.ipynb #55c8250f
 def conservation(
     method: "LRP",
     model: nn.Module,   # images [N,C,H,W] -> logits [N,K]
@@ -426,11 +443,3 @@ def conservation(
     with Probe(model, 1) as p: rows = [handed_on(method, p, x[i:i + 1], target.rows(x, slice(i, i + 1))) for i in range(len(x))]
     pixels, constants, score = map(torch.stack, zip(*rows))
     return Conservation(pixels, constants, score, score - pixels - constants)
-
-def handed_on(method: "LRP", p: Probe, x: Tensor, target) -> tuple:
-    "What pixels and constants got, and the score, of one image."
-    with p.rules(method.rules(audit=True)) as run, torch.enable_grad():
-        score = p.score(run.image(x), target).sum()
-        units = run.start["ones"], run.constants
-        pixels, constants = torch.autograd.grad(score + 0 * run.constants, units, allow_unused=True, materialize_grads=True)
-    return pixels.sum(), constants, score.detach()
