@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOCKS', 'GUARD', 'version', 'borrowed', 'logits_of', 'Probe', 'gradient', 'layout_of', 'looks_like_probabilities',
-           'cut', 'parts', 'named', 'Above', 'exchanged', 'Grid', 'grid_of', 'proportional', 'Call', 'late', 'channels',
-           'passed_by', 'read', 'last_of', 'Survey', 'with_grid']
+           'cut', 'modules', 'named', 'Above', 'exchanged', 'Grid', 'grid_of', 'proportional', 'Call', 'late',
+           'channels', 'moving', 'passed_by', 'last_of', 'Survey', 'with_grid']
 
 # %% ../nbs/06_probe.ipynb #dd61204b
 import threading
@@ -142,7 +142,7 @@ def cut(module: nn.Module, name: str, record: bool):
     finally: handle.remove()
     if not seen: raise UnsupportedModel(f"Layer {name!r} did not run in the forward pass. Choose a layer that does.")
 
-def parts(model: nn.Module) -> dict:
+def modules(model: nn.Module) -> dict:
     "The modules of a model by name."
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedModel(f"A {type(model).__name__} hides its layers. Pass the eager model it was made from.")
@@ -150,7 +150,7 @@ def parts(model: nn.Module) -> dict:
 
 def named(model: nn.Module, name: str) -> nn.Module:
     "The module of a name."
-    known = parts(model)
+    known = modules(model)
     if name not in known: raise UnknownName(f"There is no layer {name!r}.{closest(name, known)}")
     return known[name]
 
@@ -174,11 +174,11 @@ class Above(Probe):
     "A borrowed model from a layer on: it is called with the layer's output."
     def __init__(self, p: Probe, layer: str, x: Tensor, grid=None):
         super().__init__(p.model, p.chunk)
-        self.below, self.layer, self.x, self.grid = p, layer, x, grid
+        self.below, self.layer, self.x, self.form = p, layer, x, grid
 
     def __call__(self, A: Tensor) -> Tensor:
         "Logits [N,K]."
-        with exchanged(named(self.model, self.layer), A, self.grid): return self.below(self.images(len(A)))
+        with exchanged(named(self.model, self.layer), A, self.form): return self.below(self.images(len(A)))
 
     def images(self, n: int) -> Tensor:
         "The images below n rows of the layer's output, which may hold them several times over."
@@ -186,7 +186,7 @@ class Above(Probe):
 
     def rows(self, some: Tensor) -> "Above":
         "The same for some of the rows of the layer's output."
-        return Above(self.below, self.layer, self.images(len(some))[some], self.grid)
+        return Above(self.below, self.layer, self.images(len(some))[some], self.form)
 
     def rules(self, rules):
         "The model under rules, for the block; what lies below the layer is not recorded and meets none."
@@ -252,17 +252,17 @@ class Call(NamedTuple):
 
 @patch
 def calls(self: Probe, x: Tensor) -> tuple[list, Tensor, object]:
-    "Every tensor a module gives, in the order they end, the logits, and the image's place in the graph."
-    seen, patches, names = [], [()], {m: name for name, m in parts(self.model).items()}
+    "Every tensor a module gives, in the order they end; the logits; the image's place in the graph."
+    seen, patches, names = [], [()], {m: name for name, m in modules(self.model).items()}
     def note(m, args, out):
         if not isinstance(out, Tensor): return
-        call = Call(names[m], tuple(out.shape), grid_of(out.shape, z.shape, patches[-1]),
-                    any(w.ndim > 1 for w in m.parameters(recurse=False)), get_gradient_edge(out) if out.requires_grad else None)
-        if call.weighted and call.grid and call.grid.order == "NCHW": patches.append(call.grid[1:3])
-        seen.append(call)
+        weighted = any(w.ndim > 1 for w in m.parameters(recurse=False))
+        grid = grid_of(out.shape, z.shape, patches[-1])
+        if weighted and grid and grid.order == "NCHW": patches.append((grid.h, grid.w))
+        seen.append(Call(names[m], tuple(out.shape), grid, weighted, get_gradient_edge(out) if out.requires_grad else None))
     handles = [m.register_forward_hook(note) for m in names]
     try:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             z = uniform(x[:1], [0]).requires_grad_()
             return seen, self(z), get_gradient_edge(z).node
     finally:
@@ -270,17 +270,24 @@ def calls(self: Probe, x: Tensor) -> tuple[list, Tensor, object]:
 
 # %% ../nbs/06_probe.ipynb #c1a0b014
 def late(calls: list, classes: int) -> list:
-    "The calls with a grid up to the end of the last large one: before a class convolution, and before a pooling."
+    "The calls with a grid up to the last large one: before a class convolution, and before a pooling."
     weighted = [i for i, c in enumerate(calls) if c.weighted]
-    if weighted and calls[weighted[-1]].grid and classes == channels(calls[weighted[-1]]): calls = calls[:weighted[-1]]
+    if weighted and calls[weighted[-1]].grid and channels(calls[weighted[-1]]) == classes: calls = calls[:weighted[-1]]
     last = max((i for i, c in enumerate(calls) if c.weighted and c.grid), default=len(calls))
-    if any(c.weighted and len(c.shape) == 3 and not c.grid and c.shape[0] * c.shape[1] > 1 for c in calls[last:]): return []
+    if any(c.weighted and not c.grid and len(c.shape) == 3 and c.shape[:2].count(1) < 2 for c in calls[last:]): return []   # lost
     rest = takewhile(lambda c: not c.grid or c.grid[1:3] == calls[last].grid[1:3], calls[last:])
     return [c for c in [*calls[:last], *rest] if c.grid]
 
 def channels(call: Call) -> int:
     "How many channels a call gave."
     return call.shape[1 if call.grid.order == "NCHW" else -1]
+
+def moving(calls: list, logits: Tensor) -> list:
+    "Those of the calls whose places move the largest logit; all of them if none does."
+    if not calls or not logits.requires_grad: return calls
+    top = (logits == logits.amax(1, keepdim=True)).to(logits)
+    grads = torch.autograd.grad(logits, [c.place for c in calls], top, allow_unused=True)
+    return [c for c, g in zip(calls, grads) if g is not None and c.grid.read(g).any()] or calls
 
 def passed_by(place, logits: Tensor, image) -> bool:
     "Whether the logits still depend on the image when a place of the graph is cut out."
@@ -294,13 +301,6 @@ def passed_by(place, logits: Tensor, image) -> bool:
     return False
 
 # %% ../nbs/06_probe.ipynb #c1a0b015
-def read(calls: list, logits: Tensor) -> list:
-    "Those of the calls whose places move the score of the likeliest class; all of them if none does."
-    if not calls or not logits.requires_grad: return calls
-    top = (logits == logits.amax(1, keepdim=True)).to(logits)
-    grads = torch.autograd.grad(logits, [c.place for c in calls], top, allow_unused=True)
-    return [c for c, g in zip(calls, grads) if g is not None and c.grid.read(g).any()] or calls
-
 def last_of(calls: list, logits: Tensor, image) -> str | None:
     "The name of the last call that nothing passes by."
     for c in reversed(calls):
@@ -308,13 +308,12 @@ def last_of(calls: list, logits: Tensor, image) -> str | None:
             same = [d.name for d in calls if d.place == c.place and d.shape == c.shape]
             return min(reversed(same), key=lambda name: name.count("."))
 
-# %% ../nbs/06_probe.ipynb #c1a0b016
 class Survey(NamedTuple):
     "The layers that run once."
     shapes: dict       # name -> shape of the output for one image
     grids: dict        # name -> Grid, of those that have one
     last: str | None   # the last large grid
-    end: str | None    # the last grid of all
+    end: str | None    # the last grid of all, after poolings and class convolutions
 
 @patch
 def survey(self: Probe, x: Tensor) -> Survey:
@@ -324,16 +323,21 @@ def survey(self: Probe, x: Tensor) -> Survey:
         calls, logits, image = self.calls(x)
         runs = Counter(c.name for c in calls)
         once = [c for c in calls if runs[c.name] == 1]
-        moving = read([c for c in once if c.grid and c.place], logits)
-        large = late(calls, logits.shape[1])
+        some, large = moving([c for c in once if c.grid and c.place], logits), late(calls, logits.shape[1])
         self.surveys[size] = Survey({c.name: c.shape for c in once}, {c.name: c.grid for c in once if c.grid},
-                                    last_of([c for c in moving if c in large], logits, image), last_of(moving, logits, image))
+                                    last_of([c for c in some if c in large], logits, image), last_of(some, logits, image))
     return self.surveys[size]
 
+# %% ../nbs/06_probe.ipynb #c1a0b017
 @patch
 def layers(self: Probe, x: Tensor) -> dict:
     "The output shape of each layer that runs once, by name."
     return self.survey(x).shapes
+
+@patch
+def grids(self: Probe, x: Tensor) -> dict:
+    "How each layer that has a grid lies over the images, by name."
+    return self.survey(x).grids
 
 @patch
 def last_grid(self: Probe, x: Tensor) -> str:
@@ -343,14 +347,14 @@ def last_grid(self: Probe, x: Tensor) -> str:
     raise UnsupportedModel("The model has no last layer with a grid: none runs once and passes on all of the image, or tokens "
                            f"without a grid follow. Name a layer: layer=…. Grids: {', '.join(found.grids) or 'none'}.")
 
-# %% ../nbs/06_probe.ipynb #c1a0b017
 @patch
 def grid(self: Probe, layer: str | None, x: Tensor, out: Tensor) -> Grid:
     "How the output of a layer lies over the images; refused where it does not."
-    known = grid_of(out.shape, x.shape) or self.survey(x).grids.get(layer or self.last_grid(x))
+    known = grid_of(out.shape, x.shape) or self.grids(x).get(layer or self.last_grid(x))
     if known: return known
+    best = self.survey(x).last
     raise UnsupportedModel(f"Layer {layer!r} gives {tuple(out.shape)}; a grid [N,K,h,w] is needed. "
-                           f"The last one that fits is {self.last_grid(x)!r}.")
+                           + (f"The last one that fits is {best!r}." if best else "Use a method that needs no layer."))
 
 def with_grid(
     out: Tensor,         # the output of a layer, or a gradient there
