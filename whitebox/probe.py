@@ -92,10 +92,6 @@ class Probe:
         "The explained score [N]."
         return target(self(x))
 
-    def note(self, text: str, n):
-        "Count what the caller should know of; `text` holds {n}, and zero is not worth telling."
-        if n: self.notes[text] += int(n)
-
     def grad(self, x: Tensor, target: Aim) -> Tensor:
         "The gradient of the score at `x`, [N,C,H,W]."
         with torch.enable_grad():
@@ -123,6 +119,16 @@ def looks_like_probabilities(logits: Tensor) -> bool:
     "Whether rows are non-negative and sum to one."
     with torch.no_grad(): return bool(logits.shape[1] > 1 and len(logits) and (logits >= 0).all()
                                       and ((logits.sum(1) - 1).abs() < 1e-4).all())
+
+# %% ../nbs/06_probe.ipynb #c1a0b031
+@patch
+def note(
+    self: Probe,
+    text: str,   # a sentence that holds {n}, and how to mend it
+    n,           # how many; zero is not worth telling
+):
+    "Count what the caller should know of."
+    if n: self.notes[text] += int(n)
 
 # %% ../nbs/06_probe.ipynb #2067024f
 @contextmanager
@@ -282,6 +288,7 @@ def channels(call: Call) -> int:
     "How many channels a call gave."
     return call.shape[1 if call.grid.order == "NCHW" else -1]
 
+# %% ../nbs/06_probe.ipynb #c1a0b025
 def moving(calls: list, logits: Tensor) -> list:
     "Those of the calls whose places move the largest logit; all of them if none does."
     if not calls or not logits.requires_grad: return calls
@@ -347,6 +354,7 @@ def last_grid(self: Probe, x: Tensor) -> str:
     raise UnsupportedModel("The model has no last layer with a grid: none runs once and passes on all of the image, or tokens "
                            f"without a grid follow. Name a layer: layer=…. Grids: {', '.join(found.grids) or 'none'}.")
 
+# %% ../nbs/06_probe.ipynb #c1a0b026
 @patch
 def grid(self: Probe, layer: str | None, x: Tensor, out: Tensor) -> Grid:
     "How the output of a layer lies over the images; refused where it does not."

@@ -76,6 +76,7 @@ class SimpleCNN(Network):
         head = nn.Sequential(nn.Linear(4 * n * (h // 8) * (w // 8), 32 * n), nn.ReLU(), nn.Linear(32 * n, classes))
         return Classifier(c, features, head).to(memory_format=torch.channels_last)
 
+# %% ../../nbs/13_simple_cnn.ipynb #c13a0002
 @dataclass(frozen=True)
 class CAMNet(Network):
     "Three convolutions, global average pooling and one linear layer."
