@@ -1,8 +1,8 @@
 """LRP on the classifiers of torchvision, and on two trained networks: everything is met, and the score is kept.
 
-The bars are the figures of an earlier implementation. What is missing of a score is what the stabiliser took, layer by layer: it depends
-on the draw of the weights and shrinks with the stabiliser, so each bar is met at a stabiliser named here, and a thousand times it leaves
-a thousand times as much. In float64."""
+The bars are the figures of an earlier implementation, on another draw of the weights, at stabilisers of 1e-12 (ε) and 1e-6. What is
+missing of a score is what the stabiliser took, layer by layer; it depends on that draw (small scores suffer most) and shrinks with the
+stabiliser. So the bars are asked for at 1e-14 and 1e-9, and that 1e-6 leaves no more than a thousand times as much. In float64."""
 import os
 import time
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_attention_by_its_gradient_keeps_the_score_only_nearly(name):
 @pytest.mark.data
 @pytest.mark.parametrize("name, bars", [("squeezenet", (2e-13, 8e-8, 8e-8)), ("lite0", (7e-13, 1e-6, 2e-6))])
 def test_trained_networks(name, bars):
-    "On a photo; the bars hold at the default stabiliser"
+    "On a photo"
     root = Path(os.environ["WHITEBOX_DATA"])
     if not (root/"photos"/"chelsea.png").exists(): pytest.skip("no photos in $WHITEBOX_DATA")
     x = photo(root/"photos"/"chelsea.png")
@@ -93,9 +93,11 @@ def test_trained_networks(name, bars):
         net = hub.normalised(net, (127 / 255,) * 3, (128 / 255,) * 3)
     else:
         net = torchvision.models.squeezenet1_1()
-        net.load_state_dict({k: torch.from_numpy(v) for k, v in np.load(root/"weights"/"squeezenet1_1.npz").items()})
+        net.load_state_dict({k: torch.from_numpy(v) for k, v in np.load(root/"weights"/"squeezenet1_1.npz").items() if v.dtype.kind == "f"})
         net = hub.normalised(net, (.485, .456, .406), (.229, .224, .225))
-    for method, bar in zip((LRP(Epsilon(1e-12)), LRP(EpsilonPlus()), LRP(EpsilonGammaBox())), bars): assert lacks(method, net.double().eval(), x) <= bar
+    net = net.double().eval()
+    for method, bar in zip(METHODS, bars): assert lacks(method, net, x) <= bar
+    assert lacks(LRP(EpsilonPlus()), net, x) < 2e-6
 
 def photo(path):
     from PIL import Image
