@@ -154,7 +154,7 @@ LAYERS = {
     "I17": (lambda m, net, x: m("head")(net, x), UnsupportedModel, r"'head' gives \(\d+, 3\); a grid", "The last one that fits is 'g'"),
     "I23": (lambda m, net, x: m("b")(scripted(), x), UnsupportedModel, "hides its layers", "eager model"),
     "I23 unnamed": (lambda m, net, x: m(None)(scripted(), x), UnsupportedModel, "hides its layers", "eager model"),
-    "tokens": (lambda m, net, x: m(None)(MERGED, x), UnsupportedModel, "tokens without a grid follow|more than one linear layer follows",
+    "tokens": (lambda m, net, x: m(None)(MERGED, x), UnsupportedModel, "tokens without a grid follow|CAM needs the mean of each channel",
                "Name a layer.*Grids: patch|name the layer"),
     "no grid": (lambda m, net, x: m(None)(FLAT, x), UnsupportedModel, "no last layer with a grid", "Grids: none"),
 }
