@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from whitebox.attribution import LIME, At, ExactShapley, KernelSHAP, PackageLIME, PaperLIME, ShapleySampling, SmoothGrad, check_method
-from whitebox.attribution.lime import numbers, of_each, size
+from whitebox.attribution.lime import how_many, of_each, uniforms
 from whitebox.attribution.shapley import by_kernel, contributions, standard_error
 from whitebox.fill import Black, ChannelMean, gaussian_blur
 from whitebox.ranking import Elements, Patches, Superpixels
@@ -41,7 +41,7 @@ def close(ours, theirs, tol): torch.testing.assert_close(ours, torch.as_tensor(t
 def test_sampling_is_the_loop_over_its_orders(name):
     net, x, m = network(name), images(), ShapleySampling(samples=2, baseline=ChannelMean(), region=NINE, seed=3)
     slow = torch.zeros(2, 9, dtype=torch.float64)
-    orders = numbers(2, 9, 3).argsort(1).tolist()
+    orders = uniforms(2, 9, 3).argsort(1).tolist()
     for n, order in itertools.product(range(2), [turned for order in orders for turned in (order, order[::-1])]):
         one, shown = x[n:n + 1], set()
         score = lambda: net(composed(one, ChannelMean()(one), NINE, shown))[0, 1].item()
@@ -56,7 +56,7 @@ def test_sampling_is_the_loop_over_its_orders(name):
 def test_kernel_shap_solves_the_problem_with_its_constraint(name):
     "By Lagrange multipliers, on the drawn coalitions composed pixel by pixel"
     net, x, S = network(name), images(1), 60
-    z = by_kernel(numbers(S // 2, 10, 5))
+    z = by_kernel(uniforms(S // 2, 10, 5))
     z = torch.cat([z, ~z]).double()
     x0 = Black()(x)
     score = lambda kept: net(composed(x, x0, NINE, kept))[0, 2].item()
@@ -78,7 +78,7 @@ def test_lime_is_a_weighted_ridge(method):
     if not isinstance(method, PaperLIME): weight = weight.sqrt()
     line = ridge(alpha=method.ridge, solver="svd").fit(z.double().numpy(), s, sample_weight=weight.numpy())
     close(pieces(method(net, x, 0), SIXTEEN)[0], line.coef_, 1e-9)
-    ours, = of_each(method, net, x, 0, lambda v, units: method.line(v, size(units)))
+    ours, = of_each(method, net, x, 0, lambda v, units: method.line(v, how_many(units)))
     close(ours.intercept, line.intercept_, 1e-9)
     close(ours.r2, line.score(z.double().numpy(), s, sample_weight=weight.numpy()), 1e-9)
 

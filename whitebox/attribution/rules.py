@@ -166,8 +166,8 @@ ALIKE = "to type_as view_as expand_as".split()     # what makes one tensor like 
 
 # %% ../../nbs/26_rules.ipynb #c49edb00
 def linear_call(name: str, args: tuple, kwargs: dict) -> bool:
-    if kwargs.get("rounding_mode"): return False
     "Whether a call is linear (with a constant) in what depends on the image."
+    if kwargs.get("rounding_mode"): return False
     if name in ("linear_map", "add", "sub", "cat"): return True
     if name in ("conv", "linear", "div"): return len(live((args, kwargs))) == 1 and bool(live(args[:1]))
     if name == "batch_norm": return not (kwargs.get("training") or args[5:6] == (True,)) and len(live((args, kwargs))) == 1

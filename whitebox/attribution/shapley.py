@@ -6,19 +6,19 @@
 __all__ = ['Shapley', 'players', 'ExactShapley', 'coalitions', 'check_players', 'ShapleySampling', 'contributions', 'KernelSHAP',
            'kernel', 'by_kernel', 'regression', 'with_rest', 'check_samples', 'standard_error']
 
-# %% ../../nbs/39_shapley.ipynb #09a95b2c
+# %% ../../nbs/39_shapley.ipynb #c0bbce54
 import warnings
 from dataclasses import dataclass
 from math import comb
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .lime import ByParts, mapped, numbers, of_each, size, smallest, solved, tiles
+from .lime import ByParts, how_many, mapped, of_each, smallest, solved, tiles, uniforms
 from ..errors import BadValue
 from ..fill import Black, Fill
 from ..ranking import Region, Superpixels
 
-# %% ../../nbs/39_shapley.ipynb #cef55711
+# %% ../../nbs/39_shapley.ipynb #eeaa041f
 @dataclass(frozen=True)
 class Shapley(ByParts):
     "Values of parts that add up to the change of the score."
@@ -32,7 +32,7 @@ class Shapley(ByParts):
     def hiding(self, x):
         x0 = self.baseline(x)
         return players(self.parts(x), x, x0), x0
-    def passes_on(self, size): return self.evaluations(int(self.parts(torch.zeros(1, 1, *size)).max()) + 1)
+    def passes_on(self, size): return self.evaluations(how_many(self.parts(torch.zeros(1, 1, *size))))
     def evaluations(self, K: int) -> int:
         "How many scores K players take."
         raise NotImplementedError
@@ -40,7 +40,7 @@ class Shapley(ByParts):
 def players(units: Tensor, x: Tensor, x0: Tensor) -> Tensor:
     "The parts of one image that differ from the baseline, numbered anew; −1 for the others."
     differ = units.expand_as(x)[x != x0].unique()
-    number = torch.full((size(units),), -1, device=x.device)
+    number = torch.full((how_many(units),), -1, device=x.device)
     number[differ] = torch.arange(len(differ), device=x.device)
     return number[units]
 
@@ -69,7 +69,7 @@ def check_players(K: int):
     if K > 12: raise BadValue(f"ExactShapley met {K} parts that differ from the baseline, {2 ** K:,} coalitions; 12 are the most. "
                               "Give larger parts, or take ShapleySampling() or KernelSHAP().")
 
-# %% ../../nbs/39_shapley.ipynb #60f9d82b
+# %% ../../nbs/39_shapley.ipynb #2af9cef4
 @dataclass(frozen=True)
 class ShapleySampling(Shapley):
     "Shapley values from random orders and their reverses."
@@ -82,7 +82,7 @@ class ShapleySampling(Shapley):
     def evaluations(self, K): return 2 * self.samples * (K - 1) + 2
     def pairs(self, v, K: int) -> Tensor:
         "The mean contributions of each pair of orders, [samples,K]."
-        order = numbers(self.samples, K, self.seed).argsort(1)
+        order = uniforms(self.samples, K, self.seed).argsort(1)
         return contributions(v, torch.cat([order, order.flip(1)])).unflatten(0, (2, -1)).mean(0)
     def values(self, v, K): return self.pairs(v, K).mean(0)
 
@@ -95,7 +95,7 @@ def contributions(v, order: Tensor) -> Tensor:
     empty, whole = s[:2, None].expand(-1, R)[..., None]
     return torch.cat([empty, s[2:].view(R, K - 1), whole], 1).diff(dim=1).gather(1, turn)
 
-# %% ../../nbs/39_shapley.ipynb #b9b3afad
+# %% ../../nbs/39_shapley.ipynb #ac82ae72
 @dataclass(frozen=True)
 class KernelSHAP(Shapley):
     "Shapley values from a weighted regression on drawn coalitions and their complements."
@@ -112,7 +112,7 @@ class KernelSHAP(Shapley):
         S = self.evaluations(K) - 2
         if S == 2 ** K - 2: return coalitions(K)[1:-1], kernel(coalitions(K)[1:-1])
         check_samples(S, K)
-        z = by_kernel(numbers(S // 2, K + 1, self.seed))
+        z = by_kernel(uniforms(S // 2, K + 1, self.seed))
         return torch.stack([z, ~z], 1).flatten(0, 1), torch.ones(S).double()
     def values(self, v, K):
         z, weight = self.drawn(K)
