@@ -6,7 +6,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT/"results"
-MADE_BY = {"tour.json": "tour", "imports.json": "imports", "attribution_speed.csv": "attribution", "training.json": "training"}
+MADE_BY = {"tour.json": "tour", "imports.json": "imports", "attribution_speed.csv": "attribution", "training.json": "training", "rules_speed.csv": "rules"}
 SPOKEN = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|MB|GB|%)(?!\w)")
 
 def held(name):
@@ -46,6 +46,11 @@ def test_tour_is_a_tour():
 def test_a_network_of_99_percent_is_trained_in_five_minutes():
     run, = held("training.json")
     assert run["trained"] == "mnist simple_cnn" and run["accuracy"] >= .99 and run["seconds"] <= 300
+
+def test_methods_under_rules_cost_no_more_than_they_may():
+    rows = held("rules_speed.csv")
+    assert {"GuidedBackprop", "DeconvNet", "DeepLIFT"} < {r["method"] for r in rows} and sum(r["method"].startswith("LRP") for r in rows) >= 4
+    for r in rows: assert float(r["low"]) <= float(r["gradients"]) <= float(r["high"]) and float(r["gradients"]) <= float(r["gate"])
 
 def test_attribution_rows_add_up():
     rows = held("attribution_speed.csv")
