@@ -193,11 +193,12 @@ def parser() -> argparse.ArgumentParser:
         v[name].add_argument("--root", help="folder with data files (else $WHITEBOX_DATA, else ~/.cache/whitebox)")
     for name in ("tour", "train", "explain"): v[name].add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     for name in ("methods", "doctor", "store", "explain"): v[name].add_argument("--json", action="store_true", help="print JSON")
-    _arguments(v)
+    _explain_arguments(v["explain"]), _roar_arguments(v["roar"]), _arguments(v)
     return top
 
+# %% ../nbs/79_cli.ipynb #0021baf7
 def _arguments(v: dict):
-    "What only one verb takes."
+    "What only one verb takes, or two."
     v["tour"].add_argument("--data", default="digits", choices=("digits", "shapes", "mnist", "fashion", "cifar10"))
     v["tour"].add_argument("--out", default="whitebox-tour", help="folder for the report (default: %(default)s)")
     size = v["tour"].add_mutually_exclusive_group()
@@ -211,7 +212,15 @@ def _arguments(v: dict):
     v["train"].add_argument("--epochs", type=int, help="passes over the training images (default: 3; 8 where they are fewer than 10,000)")
     v["train"].add_argument("--seed", type=int, help="of everything random (default: 0)")
     v["methods"].add_argument("--filter", action="append", default=[], help="an axis, a need or a claim; repeat for several: white-box, layer, complete …")
-    e = v["explain"]
+    v["explore"].add_argument("notebook", nargs="?", help="a notebook to open (default: makes explore.ipynb here)")
+    v["explore"].add_argument("options", nargs="*", help="passed on to JupyterLab, after --")
+    v["store"].add_argument("action", choices=("ls", "verify", "gc")), v["store"].add_argument("folder")
+    v["store"].add_argument("--keep", action="append", default=[], help="gc: a study, as text or file, whose results stay")
+    v["store"].add_argument("--yes", action="store_true", help="gc: delete, instead of saying what would go")
+    for name in ("train", "roar"): v[name].add_argument("--recipe", help='such as "Recipe(epochs=2, batch=128)"')
+
+def _explain_arguments(e: argparse.ArgumentParser):
+    "What is explained, and by what."
     e.add_argument("image", nargs="+", help="image files, or folders of them"), e.add_argument("--model", required=True,
                    help="a classifier of torchvision, efficientnet_lite0, tiny_digits, or a function of yours, package.module.make")
     e.add_argument("--weights", help="a file of weights: safetensors, a state dict, .npz")
@@ -219,12 +228,9 @@ def _arguments(v: dict):
     e.add_argument("--target", help='a class by number or name, or as "Probability(Class(3))" (default: the class predicted)')
     e.add_argument("--view", help='how a picture becomes an image, as "Square(64)" (default: as the model says)')
     e.add_argument("--out", default="explained", help="a folder, or for one picture a .png; what lies there is not made again (default: %(default)s)")
-    v["explore"].add_argument("notebook", nargs="?", help="a notebook to open (default: makes explore.ipynb here)")
-    v["explore"].add_argument("options", nargs="*", help="passed on to JupyterLab, after --")
-    v["store"].add_argument("action", choices=("ls", "verify", "gc")), v["store"].add_argument("folder")
-    v["store"].add_argument("--keep", action="append", default=[], help="gc: a study, as text or file, whose results stay")
-    v["store"].add_argument("--yes", action="store_true", help="gc: delete, instead of saying what would go")
-    r = v["roar"]
+
+def _roar_arguments(r: argparse.ArgumentParser):
+    "A study in words."
     r.add_argument("action", choices=("plan", "run", "status", "table"))
     r.add_argument("--data", default="digits"), r.add_argument("--network", default="tiny_cnn")
     r.add_argument("--method", action="append", default=[], help="a method, as text; repeat for more")
@@ -233,7 +239,6 @@ def _arguments(v: dict):
     r.add_argument("--store", default="whitebox-store", help="folder with results (default: %(default)s)")
     r.add_argument("--workers", type=int, default=0, help="processes (default: this one)"), r.add_argument("--budget", type=float, help="seconds")
     r.add_argument("--out", help="table: a CSV file instead of standard output")
-    for name in ("train", "roar"): v[name].add_argument("--recipe", help='such as "Recipe(epochs=2, batch=128)"')
 
 # %% ../nbs/79_cli.ipynb #88b92e83
 def main(argv=None) -> int:
