@@ -6,10 +6,11 @@
 __all__ = ['Gradient', 'InputXGradient', 'IntegratedGradients', 'ExpectedGradients', 'PublishedExpectedGradients', 'DeconvNet',
            'GuidedBackprop', 'LRP', 'DeepLIFT', 'CAM', 'GradCAM', 'GuidedGradCAM', 'GradCAMPlusPlus', 'XGradCAM',
            'HiResCAM', 'LayerCAM', 'ScoreCAM', 'AblationCAM', 'EigenCAM', 'Occlusion', 'RISE', 'PublishedRISE', 'LIME',
-           'PaperLIME', 'PackageLIME', 'KernelSHAP', 'ShapleySampling', 'ExactShapley', 'At', 'Activation',
-           'SmoothGrad', 'SmoothGradSquared', 'VarGrad', 'Random', 'Sobel', 'Centre', 'InputMagnitude', 'ConstantMap',
-           'Blurred', 'Midpoint', 'Right', 'Trapezoid', 'GaussLegendre', 'FromImages', 'Units', 'Epsilon', 'Gamma',
-           'AlphaBeta', 'ZPlus', 'ZBox', 'WSquare', 'Flat', 'EpsilonPlus', 'EpsilonPlusFlat', 'EpsilonGammaBox',
+           'PaperLIME', 'PackageLIME', 'KernelSHAP', 'PublishedKernelSHAP', 'ShapleySampling',
+           'PublishedShapleySampling', 'ExactShapley', 'At', 'Activation', 'SmoothGrad', 'PublishedSmoothGrad',
+           'SmoothGradSquared', 'VarGrad', 'Random', 'Sobel', 'Centre', 'InputMagnitude', 'ConstantMap', 'Blurred',
+           'Midpoint', 'Right', 'Trapezoid', 'GaussLegendre', 'FromImages', 'Units', 'Epsilon', 'Gamma', 'AlphaBeta',
+           'ZPlus', 'ZBox', 'WSquare', 'Flat', 'EpsilonPlus', 'EpsilonPlusFlat', 'EpsilonGammaBox',
            'EpsilonAlpha2Beta1', 'conservation', 'coverage', 'gap', 'check_method']
 
 # %% ../../nbs/49_attribution.ipynb #8f3ec69c
@@ -34,8 +35,8 @@ from .occlusion import Occlusion
 from .path_variants import ExpectedGradients, FromImages, PublishedExpectedGradients
 from .rise import RISE, PublishedRISE
 from .rules import coverage
-from .shapley import ExactShapley, KernelSHAP, ShapleySampling
-from .smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
+from .shapley import ExactShapley, KernelSHAP, PublishedKernelSHAP, PublishedShapleySampling, ShapleySampling
+from .smoothgrad import PublishedSmoothGrad, SmoothGrad, SmoothGradSquared, VarGrad
 from ..method import Midpoint
 
 # %% ../../nbs/49_attribution.ipynb #bd91a2fc
@@ -43,8 +44,9 @@ _all_ = ["Gradient", "InputXGradient", "IntegratedGradients", "ExpectedGradients
          "DeconvNet", "GuidedBackprop", "LRP", "DeepLIFT",
          "CAM", "GradCAM", "GuidedGradCAM", "GradCAMPlusPlus", "XGradCAM", "HiResCAM", "LayerCAM", "ScoreCAM", "AblationCAM", "EigenCAM",
          "Occlusion", "RISE", "PublishedRISE",
-         "LIME", "PaperLIME", "PackageLIME", "KernelSHAP", "ShapleySampling", "ExactShapley",
-         "At", "Activation", "SmoothGrad", "SmoothGradSquared", "VarGrad",
+         "LIME", "PaperLIME", "PackageLIME", "KernelSHAP", "PublishedKernelSHAP", "ShapleySampling",
+         "PublishedShapleySampling", "ExactShapley",
+         "At", "Activation", "SmoothGrad", "PublishedSmoothGrad", "SmoothGradSquared", "VarGrad",
          "Random", "Sobel", "Centre", "InputMagnitude", "ConstantMap", "Blurred",
          "Midpoint", "Right", "Trapezoid", "GaussLegendre", "FromImages", "Units",
          "Epsilon", "Gamma", "AlphaBeta", "ZPlus", "ZBox", "WSquare", "Flat",

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Shapley', 'players', 'ExactShapley', 'coalitions', 'check_players', 'ShapleySampling', 'contributions', 'KernelSHAP',
-           'kernel', 'by_kernel', 'regression', 'with_rest', 'check_samples', 'standard_error']
+           'kernel', 'by_kernel', 'regression', 'with_rest', 'check_samples', 'PublishedShapleySampling',
+           'PublishedKernelSHAP', 'standard_error']
 
 # %% ../../nbs/39_shapley.ipynb #c0bbce54
 import warnings
@@ -73,18 +74,20 @@ def check_players(K: int):
 @dataclass(frozen=True)
 class ShapleySampling(Shapley):
     "Shapley values from random orders and their reverses."
-    samples: int = 16              # pairs of orders
+    samples: int = 16              # draws, each an order and its reverse
     baseline: Fill = Black()       # what stands where a part is hidden, x₀
     region: Region | None = None   # the parts; None is 4×4 tiles, from 64 pixels on superpixels
     seed: int = 0                  # of the orders
+    together = 2                   # orders to a draw
     def check(self):
-        if self.samples < 1: raise BadValue(f"ShapleySampling.samples is {self.samples}; it must be at least 1 pair. Give 16.")
-    def evaluations(self, K): return 2 * self.samples * (K - 1) + 2
-    def pairs(self, v, K: int) -> Tensor:
-        "The mean contributions of each pair of orders, [samples,K]."
+        if self.samples < 1: raise BadValue(f"ShapleySampling.samples is {self.samples}; it must be at least 1. Give 16.")
+    def evaluations(self, K): return self.together * self.samples * (K - 1) + 2
+    def drawn(self, v, K: int) -> Tensor:
+        "The mean contributions of each draw, [samples,K]."
         order = uniforms(self.samples, K, self.seed).argsort(1)
-        return contributions(v, torch.cat([order, order.flip(1)])).unflatten(0, (2, -1)).mean(0)
-    def values(self, v, K): return self.pairs(v, K).mean(0)
+        orders = [order, order.flip(1)][:self.together]
+        return contributions(v, torch.cat(orders)).unflatten(0, (self.together, -1)).mean(0)
+    def values(self, v, K): return self.drawn(v, K).mean(0)
 
 def contributions(v, order: Tensor) -> Tensor:
     "What each player adds to the score when its turn comes in each order [R,K], [R,K]."
@@ -103,17 +106,18 @@ class KernelSHAP(Shapley):
     baseline: Fill = Black()       # what stands where a part is hidden, x₀
     region: Region | None = None   # the parts; None is 4×4 tiles, from 64 pixels on superpixels
     seed: int = 0                  # of the coalitions
+    together = 2                   # coalitions to a draw
     def check(self):
         if self.samples is not None and self.samples < 2:
             raise BadValue(f"KernelSHAP.samples is {self.samples}; it must be at least 2. Give 16 for each part or more.")
-    def evaluations(self, K): return 2 + min(2 ** K - 2, (self.samples or 2 * K + 2048) // 2 * 2)
+    def evaluations(self, K): return 2 + min(2 ** K - 2, (self.samples or 2 * K + 2048) // self.together * self.together)
     def drawn(self, K: int):
         "Coalitions [S,K] but the empty and the whole one, and their weights [S]."
         S = self.evaluations(K) - 2
         if S == 2 ** K - 2: return coalitions(K)[1:-1], kernel(coalitions(K)[1:-1])
         check_samples(S, K)
-        z = by_kernel(uniforms(S // 2, K + 1, self.seed))
-        return torch.stack([z, ~z], 1).flatten(0, 1), torch.ones(S).double()
+        z = by_kernel(uniforms(S // self.together, K + 1, self.seed))
+        return torch.stack([z, ~z][:self.together], 1).flatten(0, 1), torch.ones(S).double()
     def values(self, v, K):
         z, weight = self.drawn(K)
         Z, s, change = regression(v, z)
@@ -148,12 +152,26 @@ def check_samples(S: int, K: int):
     if S < 8 * K: warnings.warn(f"KernelSHAP draws {S} coalitions for {K} parts; its values are mostly noise. "
                                 f"Give samples={8 * K} or more, or take ShapleySampling().", stacklevel=2)
 
+# %% ../../nbs/39_shapley.ipynb #3e69d8de
+@dataclass(frozen=True)
+class PublishedShapleySampling(ShapleySampling):
+    "Shapley values from independent orders, as published."
+    samples: int = 32              # orders
+    together = 1
+    def hiding(self, x): return self.parts(x), self.baseline(x)
+
+@dataclass(frozen=True)
+class PublishedKernelSHAP(KernelSHAP):
+    "Shapley values from a weighted regression on independent coalitions, as published."
+    together = 1
+    def hiding(self, x): return self.parts(x), self.baseline(x)
+
 # %% ../../nbs/39_shapley.ipynb #4df12b36
 @patch
 def errors(self: ShapleySampling, v, K: int) -> Tensor:
-    "The standard error of the mean over pairs of orders, [K]."
-    if self.samples < 2: raise BadValue("One pair of orders has no scatter. Give samples=2 or more.")
-    return self.pairs(v, K).std(0) / self.samples ** .5
+    "The standard error of the mean over draws, [K]."
+    if self.samples < 2: raise BadValue("One draw has no scatter. Give samples=2 or more.")
+    return self.drawn(v, K).std(0) / self.samples ** .5
 
 @patch
 def errors(self: KernelSHAP, v, K: int) -> Tensor:
@@ -162,7 +180,7 @@ def errors(self: KernelSHAP, v, K: int) -> Tensor:
     if len(z) == 2 ** K - 2: return torch.zeros(K)
     Z, s, change = regression(v, z)
     left = s - Z @ solved(Z, s, weight)
-    pull = (Z * left[:, None]).unflatten(0, (-1, 2)).sum(1) @ torch.linalg.pinv(Z.T @ Z, hermitian=True)
+    pull = (Z * left[:, None]).unflatten(0, (-1, self.together)).sum(1) @ torch.linalg.pinv(Z.T @ Z, hermitian=True)
     n = len(pull)
     return with_rest(pull, torch.zeros(n, 1)).square().sum(0).mul(n / max(n - K + 1, 1)).sqrt()
 
