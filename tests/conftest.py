@@ -1,5 +1,6 @@
 """One thread a process, pictures without a screen; slow proofs, real data and browsers only where they are asked for or present."""
 import atexit, os, re, shutil, sys, tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,25 @@ try:
     settings.register_profile("whitebox", deadline=None, derandomize=True, max_examples=50)
     settings.load_profile("whitebox")
 except ImportError: pass
+
+@pytest.fixture
+def noted(record_property):
+    "Hold a figure of `method` beside `peer` to its bound, and record it for benchmarks/oracle.py"
+    def noted(method, peer, measure, figure, bound):
+        figure, made = float(figure), "" if peer == "own reference" else version(peer)
+        record_property("oracle", [type(method).__name__, peer, made, measure, figure, bound])
+        assert figure >= bound if "correlation" in measure else figure <= bound, f"{measure} {figure:.3g} beside {peer}, bound {bound:g}"
+    return noted
+
+@pytest.fixture
+def agrees(noted):
+    "Hold the largest difference of `ours` from `theirs`, over the largest value of theirs, to a bound"
+    import torch
+    def agrees(method, ours, theirs, peer="own reference", bound=1e-9):
+        theirs = torch.as_tensor(theirs, dtype=ours.dtype).detach()
+        assert ours.shape == theirs.shape and ours.dtype == torch.float64 and theirs.any()
+        noted(method, peer, "relative difference", (ours - theirs).abs().max() / theirs.abs().max(), bound)
+    return agrees
 
 def reason_to_skip(item, asked):
     "Why `item` does not run here, or None"

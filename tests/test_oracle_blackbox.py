@@ -1,6 +1,7 @@
 """Occlusion beside captum 0.9.0, RISE beside its formula written out; float64, to 1e-9 of the largest value."""
 import pytest
 import torch
+from cases import CLASSES, images
 
 from whitebox.attribution import At, Blurred, Occlusion, PublishedRISE, RISE, SmoothGrad, check_method
 from whitebox.attribution.rise import masks, standard_error
@@ -9,14 +10,6 @@ from whitebox.target import Probability
 from whitebox.toys import zoo
 
 NETS = "conv", "norm", "softplus", "residual", "tokens"
-CLASSES = torch.tensor([0, 1, 2, 0])
-
-
-def images(h=16, w=16): return torch.rand(4, 3, h, w, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-
-def same(ours, theirs):
-    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-9, atol=1e-9 * theirs.abs().max().item())
 
 
 # ---- occlusion
@@ -34,16 +27,15 @@ def captum_occlusion(net, x, y, window, stride, fill):
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("window, stride", [(4, 2), (5, 3), (3, 1), (6, 5), (7, 7)])   # the last of (5, 3), (6, 5) and (7, 7) is clipped
-def test_occlusion(name, window, stride):
-    net, x = zoo()[name].double(), images()
-    maps = Occlusion(window, stride)(net, x, CLASSES)
-    same(maps.expand(-1, 3, -1, -1), captum_occlusion(net, x, CLASSES, window, stride, ChannelMean()))
+def test_occlusion(name, window, stride, agrees):
+    m, net, x = Occlusion(window, stride), zoo()[name].double(), images()
+    agrees(m, m(net, x, CLASSES).expand(-1, 3, -1, -1), captum_occlusion(net, x, CLASSES, window, stride, ChannelMean()), "captum")
 
 
 @pytest.mark.parametrize("fill", [Black(), Constant((.1, .5, .9)), Blur(2.)], ids=lambda fill: fill.label)
-def test_occlusion_fills_and_sizes(fill):
-    net, x = zoo()["norm"].double(), images(13, 18)
-    same(Occlusion(6, 4, fill)(net, x, CLASSES).expand(-1, 3, -1, -1), captum_occlusion(net, x, CLASSES, 6, 4, fill))
+def test_occlusion_fills_and_sizes(fill, agrees):
+    m, net, x = Occlusion(6, 4, fill), zoo()["norm"].double(), images(4, 13, 18)
+    agrees(m, m(net, x, CLASSES).expand(-1, 3, -1, -1), captum_occlusion(net, x, CLASSES, 6, 4, fill), "captum")
 
 
 def test_defaults_are_a_quarter_and_an_eighth():
@@ -98,19 +90,17 @@ def reference(net, x, y, all_masks, keep, x0, softmax=False):
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("grid, keep, fill", [(7, .5, Black()), (4, .1, ChannelMean())])
-def test_rise(name, grid, keep, fill):
+def test_rise(name, grid, keep, fill, agrees):
     net, x, settings = zoo()[name].double(), images(), dict(samples=70, grid=grid, keep=keep, fill=fill, seed=3)
-    with torch.no_grad(): slope, published = reference(net, x, CLASSES, masks(RISE(**settings), range(70), x), keep, fill(x))
-    same(RISE(**settings)(net, x, CLASSES), slope)
-    same(PublishedRISE(**settings)(net, x, CLASSES), published)
+    with torch.no_grad(): both = reference(net, x, CLASSES, masks(RISE(**settings), range(70), x), keep, fill(x))
+    for m, slow in zip((RISE(**settings), PublishedRISE(**settings)), both): agrees(m, m(net, x, CLASSES), slow)
 
 
-def test_rise_of_the_probability():
-    net, x = zoo()["norm"].double(), images(13, 18)
-    with torch.no_grad(): slope, published = reference(net, x, CLASSES, masks(RISE(), range(90), x), .5, 0 * x, softmax=True)
+def test_rise_of_the_probability(agrees):
+    net, x = zoo()["norm"].double(), images(4, 13, 18)
+    with torch.no_grad(): both = reference(net, x, CLASSES, masks(RISE(), range(90), x), .5, 0 * x, softmax=True)
     target = Probability().of_classes(CLASSES)
-    same(RISE(samples=90)(net, x, target), slope)
-    same(PublishedRISE(samples=90)(net, x, target), published)
+    for m, slow in zip((RISE(samples=90), PublishedRISE(samples=90)), both): agrees(m, m(net, x, target), slow)
     assert PublishedRISE(samples=90)(net, x, target).min() >= 0
 
 
@@ -122,9 +112,9 @@ def test_masks_depend_on_seed_and_draw_alone():
     assert all_masks.shape == (50, 1, 20, 31) and all_masks.min() >= 0 and all_masks.max() <= 1
 
 
-def test_standard_error_is_that_of_least_squares():
+def test_standard_error_is_that_of_least_squares(agrees):
     "Beside the sandwich formula of a straight line, pixel by pixel"
-    net, x = zoo()["norm"].double(), images()[:2]
+    net, x = zoo()["norm"].double(), images(2)
     m = RISE(samples=60)
     said, M = standard_error(m, net, x, CLASSES[:2]), masks(m, range(60), x)
     with torch.no_grad(): f = torch.stack([net(k * x) for k in M]).gather(2, CLASSES[:2].view(1, 2, 1).expand(60, -1, -1))
@@ -132,4 +122,4 @@ def test_standard_error_is_that_of_least_squares():
         X = torch.stack([torch.ones(60).double(), M[:, 0, i, j]], 1)
         bread, line = torch.linalg.inv(X.T @ X), torch.linalg.lstsq(X, f[:, n]).solution
         meat = X.T @ (X * (f[:, n] - X @ line) ** 2)
-        same(said[n, 0, i, j] ** 2, (bread @ meat @ bread)[1, 1])
+        agrees(m, said[n, 0, i, j] ** 2, (bread @ meat @ bread)[1, 1])

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from cases import images
 from torch import nn
 
 from whitebox.attribution import DeepLIFT
@@ -34,13 +35,6 @@ def network(act, pool):
     return net.eval()
 
 
-def images(): return torch.rand(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-
-def same(ours, theirs):
-    torch.testing.assert_close(ours, theirs.detach(), rtol=0, atol=1e-9 * ours.abs().max().item())
-
-
 def ours(baseline, net, x, k):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -56,22 +50,22 @@ def by_shap(net, x, references, k):
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d], ids=["max", "mean"])
 @pytest.mark.parametrize("act", [*ACTIVATIONS, nn.GELU])
-def test_shap(act, pool):
+def test_shap(act, pool, agrees):
     pytest.importorskip("shap")
-    net, x = network(act, pool), images()
-    for b in BASELINES: same(ours(b, net, x, 3), by_shap(net, x, b(x)[:, None], 3))
+    net, x = network(act, pool), images(2)
+    for b in BASELINES: agrees(DeepLIFT(b), ours(b, net, x, 3), by_shap(net, x, b(x)[:, None], 3), "shap")
 
 
-def test_shap_averages_maps_over_baselines():
+def test_shap_averages_maps_over_baselines(agrees):
     pytest.importorskip("shap")
-    net, x = network(nn.ReLU, nn.MaxPool2d), images()
+    net, x = network(nn.ReLU, nn.MaxPool2d), images(2)
     mean = sum(ours(b, net, x, 1) for b in BASELINES) / len(BASELINES)
-    same(mean, by_shap(net, x, torch.stack([b(x) for b in BASELINES], 1), 1))
+    agrees(DeepLIFT(), mean, by_shap(net, x, torch.stack([b(x) for b in BASELINES], 1), 1), "shap")
 
 
 @pytest.mark.filterwarnings("ignore:Setting forward, backward hooks", "ignore:Input Tensor 0 did not")
 @pytest.mark.parametrize("act", ACTIVATIONS)
-def test_captum(act):
+def test_captum(act, agrees):
     DeepLift = pytest.importorskip("captum.attr").DeepLift
-    net, x = network(act, nn.AvgPool2d), images()
-    for b in BASELINES: same(ours(b, net, x, 3), DeepLift(net).attribute(x, b(x).contiguous(), 3))
+    net, x = network(act, nn.AvgPool2d), images(2)
+    for b in BASELINES: agrees(DeepLIFT(b), ours(b, net, x, 3), DeepLift(net).attribute(x, b(x).contiguous(), 3), "captum")

@@ -5,6 +5,7 @@ batch norm but leaves the norm's own eps at work, so networks with batch norm ha
 pooling, where here a sum splits exactly; it is made vanishing."""
 import pytest
 import torch
+from cases import images
 from torch import nn
 
 pytest.importorskip("zennit")
@@ -26,7 +27,7 @@ RULES = [(Epsilon(), theirs.Epsilon()), (Epsilon(.5), theirs.Epsilon(.5)), (Gamm
          (AlphaBeta(1.5, .5, fill_empty=False, epsilon=1e-3), theirs.AlphaBeta(1.5, .5, 1e-3))]
 FIRST = [(ZBox(-.5, 1.5), theirs.ZBox(-.5, 1.5)), (WSquare(), theirs.WSquare(zero_params="bias")), (Flat(), theirs.Flat()), *RULES]
 
-def images(size=16): return torch.rand(3, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - .5
+def shifted(size=16): return images(3, size, size) * 2 - .5
 
 def net(norm=False):
     "Two convolutions and two dense layers, some weights large; each activation a module of its own"
@@ -47,57 +48,52 @@ def relevance(model, composite, x, k):
     with Gradient(model=model, composite=composite) as attributor:
         return attributor(x.clone(), lambda out: out * torch.eye(out.shape[1], dtype=out.dtype)[k])[1]
 
-def same(ours, theirs, tolerance=1e-9):
-    torch.testing.assert_close(ours, theirs.detach(), rtol=tolerance, atol=tolerance * theirs.abs().max().item())
-
 def named(pairs): return pytest.mark.parametrize("rule, other", pairs, ids=[rule.label for rule, _ in pairs])
 
 @pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
 @named(RULES)
-def test_rules(rule, other, norm):
-    x, model = images(), net(norm)
+def test_rules(rule, other, norm, agrees):
+    m, x, model = LRP(rule), shifted(), net(norm)
     composite = LayerMapComposite([(Activation, theirs.Pass()), (LAYERS, other)], canonizers=[SequentialMergeBatchNorm()])
-    ours = LRP(rule)(model, x, 1)
-    same(ours, relevance(model, composite, x, 1))
+    agrees(m, m(model, x, 1), relevance(model, composite, x, 1), "zennit")
 
 @pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
 @named(FIRST)
-def test_rules_of_the_first_layer(rule, other, norm):
-    x, model = images(), net(norm)
+def test_rules_of_the_first_layer(rule, other, norm, agrees):
+    m, x, model = LRP(EpsilonPlus(Epsilon(.1), ZPlus(fill_empty=False), rule)), shifted(), net(norm)
     layers = [(Activation, theirs.Pass()), (Convolution, theirs.ZPlus()), (Linear, theirs.Epsilon(.1))]
     composite = SpecialFirstLayerMapComposite(layers, [(LAYERS, other)], canonizers=[SequentialMergeBatchNorm()])
-    ours = LRP(EpsilonPlus(Epsilon(.1), ZPlus(fill_empty=False), rule))(model, x, 1)
-    same(ours, relevance(model, composite, x, 1))
+    agrees(m, m(model, x, 1), relevance(model, composite, x, 1), "zennit")
 
 @named([(Flat(), theirs.Flat()), (WSquare(), theirs.WSquare()), *RULES])
-def test_three_units(rule, other):
+def test_three_units(rule, other, agrees):
     "Rules in both layers; flat and w² also behind an activation"
     composite = LayerMapComposite([(Activation, theirs.Pass()), (LAYERS, other)])
-    model, x = three_units(), row(1., 2.)
-    same(LRP(rule)(model, x, 0), relevance(model, composite, x, 0))
+    m, model, x = LRP(rule), three_units(), row(1., 2.)
+    agrees(m, m(model, x, 0), relevance(model, composite, x, 0), "zennit")
 
-def test_box_behind_a_normalisation():
+def test_box_behind_a_normalisation(agrees):
     "zennit is given the normalised image and its range there"
     mean, std = torch.tensor([.5, .25, .375]).double().view(3, 1, 1), torch.tensor([.25, .5, .125]).double().view(3, 1, 1)
-    model, x = net(), images().clamp(0, 1)
+    m, model, x = LRP(EpsilonGammaBox()), net(), shifted().clamp(0, 1)
     layers = [(Activation, theirs.Pass()), (Convolution, theirs.Gamma()), (Linear, theirs.Epsilon())]
     box = theirs.ZBox((-mean / std).expand(x.shape), ((1 - mean) / std).expand(x.shape))
-    ours = LRP(EpsilonGammaBox())(normalised(model, mean.flatten().tolist(), std.flatten().tolist()), x, 2)
-    same(ours, relevance(model, SpecialFirstLayerMapComposite(layers, [(Convolution, box)]), (x - mean) / std, 2))
+    ours = m(normalised(model, mean.flatten().tolist(), std.flatten().tolist()), x, 2)
+    agrees(m, ours, relevance(model, SpecialFirstLayerMapComposite(layers, [(Convolution, box)]), (x - mean) / std, 2), "zennit")
 
 COMPOSITES = [(EpsilonPlus(conv=ZPlus(fill_empty=False)), theirs.ZPlus(), None),
               (EpsilonPlusFlat(conv=ZPlus(fill_empty=False)), theirs.ZPlus(), theirs.Flat()),
               (EpsilonGammaBox(first=ZBox(-.5, 1.5)), theirs.Gamma(), theirs.ZBox(-.5, 1.5)),
               (EpsilonAlpha2Beta1(conv=AlphaBeta(fill_empty=False)), theirs.AlphaBeta(), None)]
 
-@pytest.mark.parametrize("ours, conv, first", COMPOSITES, ids=[c[0].label for c in COMPOSITES])
-def test_resnet(ours, conv, first):
+@pytest.mark.parametrize("rule, conv, first", COMPOSITES, ids=[c[0].label for c in COMPOSITES])
+def test_resnet(rule, conv, first, agrees):
     "Residual sums share by ε in zennit, exactly here: its stabiliser is made vanishing"
     torchvision = pytest.importorskip("torchvision")
     torch.manual_seed(0)
-    model, x = settled(torchvision.models.resnet18(weights=None, num_classes=5).double()), images(32)
+    m, model, x = LRP(rule), settled(torchvision.models.resnet18(weights=None, num_classes=5).double()), shifted(32)
     layers = [(Activation, theirs.Pass()), (AvgPool, theirs.Norm(1e-300)), (Convolution, conv), (Linear, theirs.Epsilon())]
     from zennit.layer import Sum
     layers.insert(0, (Sum, theirs.Norm(1e-300)))
     composite = SpecialFirstLayerMapComposite(layers, [(Convolution, first)] if first else [], canonizers=[ResNetCanonizer()])
-    same(LRP(ours)(model, x, 3), relevance(model, composite, x, 3))
+    agrees(m, m(model, x, 3), relevance(model, composite, x, 3), "zennit")

@@ -1,12 +1,14 @@
 """What is said in figures is what the files under results/ hold, and each of these can be made again."""
 import csv, json, re
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT/"results"
-MADE_BY = {"tour.json": "tour", "imports.json": "imports", "attribution_speed.csv": "attribution", "training.json": "training", "rules_speed.csv": "rules"}
+MADE_BY = {"tour.json": "tour", "imports.json": "imports", "attribution_speed.csv": "attribution", "training.json": "training", "rules_speed.csv": "rules",
+           "oracle.csv": "oracle"}
 SPOKEN = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|MB|GB|%)(?!\w)")
 
 def held(name):
@@ -51,6 +53,16 @@ def test_methods_under_rules_cost_no_more_than_they_may():
     rows = held("rules_speed.csv")
     assert {"GuidedBackprop", "DeconvNet", "DeepLIFT"} < {r["method"] for r in rows} and sum(r["method"].startswith("LRP") for r in rows) >= 4
     for r in rows: assert float(r["low"]) <= float(r["gradients"]) <= float(r["high"]) and float(r["gradients"]) <= float(r["gate"])
+
+def test_maps_agree_with_packages_as_they_are_pinned():
+    rows, settings = held("oracle.csv"), ConfigParser(delimiters=["="])
+    settings.read(ROOT/"settings.ini", encoding="utf-8")
+    pins = dict(pin.split("==") for pin in settings["DEFAULT"]["oracle_requirements"].split())
+    assert {(r["peer"], r["version"]) for r in rows} >= set(pins.items())
+    for r in rows:
+        worst, bound = float(r["worst"]), float(r["bound"])
+        assert r["version"] == pins.get(r["peer"], r["version"]) and int(r["comparisons"]) > 0
+        assert worst >= bound if "correlation" in r["measure"] else worst <= bound
 
 def test_attribution_rows_add_up():
     rows = held("attribution_speed.csv")

@@ -104,7 +104,7 @@ class Line(NamedTuple):
 def solved(Z: Tensor, s: Tensor, weight: Tensor, ridge: float = 0.) -> Tensor:
     "The slopes of a weighted ridge regression of s [S] on Z [S,K] without intercept."
     ZW = Z.T * weight
-    return torch.linalg.pinv(ZW @ Z + ridge * torch.eye(Z.shape[1]), hermitian=True) @ (ZW @ s)
+    return torch.linalg.pinv(ZW @ Z + ridge * torch.eye(Z.shape[1], dtype=Z.dtype), hermitian=True) @ (ZW @ s)
 
 def fitted(z: Tensor, s: Tensor, weight: Tensor, ridge: float = 0.) -> Line:
     "The line through the scores s [S] of coalitions z [S,K]."
