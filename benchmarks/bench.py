@@ -3,6 +3,7 @@
 Before each timed call the same call runs untimed, so that none pays for the memory another has given back."""
 import os, platform, re, sys, time
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -32,6 +33,13 @@ def bench(calls, rounds=7):
             call()
             taken[name].append(clocks(call))
     return {name: Timing(*zip(*pairs)) for name, pairs in taken.items()}
+
+def peak(call):
+    "The most that torch's allocator had given to a call at once, MB"
+    from torch.profiler import ProfilerActivity, profile
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen: call()
+    events = sorted((e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
+    return max(accumulate(e.nbytes() for e in events), default=0) / 1e6
 
 def ratio(over, under):
     "Quartiles of processor time over processor time, taken within each round"

@@ -4,11 +4,13 @@ import torch
 from cases import CLASSES, case, images, noisy_copies
 
 pytest.importorskip("captum")
-from captum.attr import (InputXGradient as CaptumInputXGradient, IntegratedGradients as CaptumIntegratedGradients, LayerGradCam,
-                         LayerGradientXActivation, Saliency)
+from captum.attr import (Deconvolution, GuidedBackprop as CaptumGuidedBackprop, GuidedGradCam, InputXGradient as CaptumInputXGradient,
+                         IntegratedGradients as CaptumIntegratedGradients, LayerGradCam, LayerGradientXActivation, Saliency)
 
-from whitebox.attribution import At, GradCAM, Gradient, InputXGradient, IntegratedGradients, SmoothGrad, SmoothGradSquared, VarGrad
+from whitebox.attribution import (At, DeconvNet, GradCAM, Gradient, GuidedBackprop, GuidedGradCAM, InputXGradient, IntegratedGradients, SmoothGrad,
+                                  SmoothGradSquared, VarGrad)
 from whitebox.fill import Black, ChannelMean
+from whitebox.models import SimpleCNN, TinyCNN
 from whitebox.toys import zoo
 
 GRIDS = {"conv": "g", "norm": "f", "softplus": "f", "residual": "norm"}   # a layer with a grid that runs once
@@ -46,6 +48,17 @@ def test_layers(name, agrees):
     agrees(cam, cam(net, x, y, upsample=False), LayerGradCam(net, layer).attribute(x, y).relu(), "captum")
     theirs = LayerGradientXActivation(net, layer).attribute(x, y).sum(1, keepdim=True)
     agrees(at, at(net, x, y, upsample=False), theirs, "captum")
+
+
+@pytest.mark.filterwarnings("ignore:Setting backward hooks")
+@pytest.mark.parametrize("network, layer", [(TinyCNN(), "features.6"), (SimpleCNN(), "features.10")], ids=["TinyCNN", "SimpleCNN"])
+def test_rules_of_the_relu(network, layer, agrees):
+    "Where every ReLU is a module of its own and used once"
+    torch.manual_seed(0)
+    net, x, y = network.build((3, 16, 16), 3).double().eval(), images(), CLASSES
+    for m, peer in (GuidedBackprop(), CaptumGuidedBackprop), (DeconvNet(), Deconvolution): agrees(m, m(net, x, y), peer(net).attribute(x, y), "captum")
+    theirs = GuidedGradCam(net, net.get_submodule(layer)).attribute(x, y, interpolate_mode="bilinear")
+    agrees(GuidedGradCAM(layer), GuidedGradCAM(layer)(net, x, y), theirs, "captum")
 
 
 def test_smoothgrad(case, agrees):
