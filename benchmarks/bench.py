@@ -73,9 +73,9 @@ def said(facts):
     return line + f"\nThe load is above {facts['cores'] / 2:g}: other work disturbs these figures. Repeat on an idle machine." * busy
 
 def command():
-    "What was typed to get these figures"
+    "What was typed to get these figures, less the folders of one machine"
     path = Path(sys.argv[0]).resolve()
-    return " ".join(["python", f"benchmarks/{path.name}", *sys.argv[1:]])
+    return " ".join(["python", f"benchmarks/{path.name}", *("DIR" if Path(word).is_absolute() else word for word in sys.argv[1:])])
 
 if __name__ == "__main__":
     print(said(machine()))

@@ -1,6 +1,4 @@
 "The automatic layer of every common architecture, and what can be read there. Weights are random: only the build counts."
-import warnings
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,8 +6,8 @@ from torch import nn
 
 models = pytest.importorskip("torchvision.models")
 
+from networks import network, rows
 from whitebox.attribution import AblationCAM, At, CAM, GradCAM, HiResCAM, InputXGradient
-from whitebox.models import CAMNet, SimpleCNN, TinyCNN
 from whitebox.probe import Probe
 from whitebox.toys import zoo
 
@@ -56,7 +54,7 @@ LAYERS = {
     # where the last grid would be a single place, the one before; a branch of a block is not enough
     "inception_v3 at 75": (75, "Mixed_6e", ("NCHW", 3, 3, 0)), "resnet18 at 32": (32, "layer3", ("NCHW", 2, 2, 0)),
     "regnet_y_400mf at 32": (32, "trunk_output.block3", ("NCHW", 2, 2, 0))}
-QUICK = {"resnet18", "squeezenet1_1", "mobilenet_v3_small", "swin_t"}
+QUICK = {"resnet18", "squeezenet1_1", "mobilenet_v3_small", "swin_t"}      # one with channels last among them
 # CAM: where a mean and one linear layer follow the last grid of all; else why not
 HEADS = {"resnet18": "layer4", "resnet50": "layer4", "googlenet": "inception5b", "inception_v3": "Mixed_7c", "mobilenet_v2": "features",
          "efficientnet_b0": "features", "regnet_y_400mf": "trunk_output", "squeezenet1_1": "classifier.2", "swin_t": "permute",
@@ -64,37 +62,29 @@ HEADS = {"resnet18": "layer4", "resnet50": "layer4", "googlenet": "inception5b",
 PLACES = "vgg11_bn", "densenet121", "vit_b_16", "EfficientNetLite0"        # a functional ReLU or no mean at all
 BENDS = "mobilenet_v3_small", "convnext_tiny", "maxvit_t"                  # two linear layers, or a norm between
 
-def network(name):
-    "The architecture of a row in evaluation mode, with weights under which every layer speaks"
-    kind, size = name.split(" at ")[0], LAYERS[name][0]
+def case(name, n=1):
+    "The network of a row, and images of its size"
+    if name != "EfficientNetLite0":
+        net, x = network(name.split(" at ")[0], LAYERS[name][0])
+        return net, x[:n]
     torch.manual_seed(0)
-    if kind == "EfficientNetLite0": return EfficientNetLite0().eval(), size
-    made = {"vit_b_16": dict(image_size=size), "googlenet": dict(init_weights=False), "inception_v3": dict(init_weights=False)}
-    net = getattr(models, kind)(weights=None, **made.get(kind, {})).eval()
-    if kind == "vit_b_16": net.heads.head.weight.data.normal_(0, .02)      # torchvision begins with zeros
-    return net, size
+    return EfficientNetLite0().double().eval(), torch.rand(n, 3, 224, 224).double()
 
-def image(size, n=1): return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(1))
-
-def rows(names): return [pytest.param(n, id=n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in names]
-
-@pytest.mark.parametrize("name", rows(LAYERS))
+@pytest.mark.parametrize("name", rows(LAYERS, QUICK))
 def test_the_automatic_layer(name):
-    net, size = network(name)
+    net, x = case(name)
     _, layer, grid = LAYERS[name]
-    with Probe(net) as p:
-        assert (p.last_grid(image(size)), tuple(p.survey(image(size)).grids[layer])) == (layer, grid)
-    maps = GradCAM()(net, image(size), 3, upsample=False)
+    with Probe(net) as p: assert (p.last_grid(x), tuple(p.survey(x).grids[layer])) == (layer, grid)
+    maps = GradCAM()(net, x, 3, upsample=False)
     assert maps.shape == (1, 1, *grid[1:3]) and maps.isfinite().all()
-    assert maps.equal(GradCAM(layer)(net, image(size), 3, upsample=False))
+    assert maps.equal(GradCAM(layer)(net, x, 3, upsample=False))
     assert not any(m._forward_hooks for m in net.modules())
 
-@pytest.mark.parametrize("name", rows(HEADS))
+@pytest.mark.parametrize("name", rows(HEADS, QUICK))
 def test_cam_reads_the_head(name):
-    net, size = network(name)
-    net.double()
-    x, k = image(size).double(), 3
-    a, layer = CAM()(net, x, k, upsample=False), HEADS[name]
+    net, x = case(name)
+    k, layer = 3, HEADS[name]
+    a = CAM()(net, x, k, upsample=False)
     assert a.equal(CAM(layer)(net, x, k, upsample=False))
     hw = a.shape[2] * a.shape[3]
     torch.testing.assert_close(GradCAM(layer)(net, x, k, upsample=False), a.relu() / hw, rtol=1e-9, atol=1e-12)
@@ -102,18 +92,16 @@ def test_cam_reads_the_head(name):
     bias = [v for n, v in net.named_parameters() if n.endswith("bias")][-1][k] if "squeezenet" not in name else 0
     torch.testing.assert_close(a.mean() + bias, net(x)[0, k])
 
-@pytest.mark.parametrize("name", rows(PLACES + BENDS))
+@pytest.mark.parametrize("name", rows(PLACES + BENDS, QUICK))
 def test_cam_refuses_another_head(name):
-    net, size = network(name)
-    with pytest.raises(TypeError, match="more than a mean follows" if name in PLACES else "more than one linear layer follows"):
-        CAM()(net, image(size), 3)
+    net, x = case(name)
+    with pytest.raises(TypeError, match="more than a mean follows" if name in PLACES else "more than one linear layer follows"): CAM()(net, x, 3)
 
-@pytest.mark.parametrize("name", rows(["swin_t", "vit_b_16"]))
+@pytest.mark.parametrize("name", rows(["swin_t", "vit_b_16"], QUICK))
 def test_layers_of_tokens_and_channels_last(name):
     "What stands above a layer is told of it through its own grid"
-    net, size = network(name)
-    net.double()
-    x, layer = image(size, 2).double(), {"swin_t": "norm", "vit_b_16": LAYERS["vit_b_16"][1]}[name]
+    net, x = case(name, 2)
+    layer = {"swin_t": "norm", "vit_b_16": LAYERS["vit_b_16"][1]}[name]
     hires = HiResCAM(layer)(net, x, 3, upsample=False)
     torch.testing.assert_close(At(InputXGradient(), layer)(net, x, 3, upsample=False), hires)
     if name == "swin_t": torch.testing.assert_close(hires, HiResCAM("permute")(net, x, 3, upsample=False))
@@ -121,16 +109,15 @@ def test_layers_of_tokens_and_channels_last(name):
 def test_channels_are_switched_off_on_any_grid():
     torch.manual_seed(0)
     net = models.SwinTransformer([4, 4], embed_dim=16, depths=[1, 1], num_heads=[2, 4], window_size=[4, 4], num_classes=5).double().eval()
-    x = image(32, 2).double()
+    x = torch.rand(2, 3, 32, 32).double()
     torch.testing.assert_close(AblationCAM("norm")(net, x, 3), AblationCAM("permute")(net, x, 3))
 
-@pytest.mark.parametrize("network, shape, layer", [(TinyCNN(), (1, 28, 28), "features.6"), (SimpleCNN(), (3, 32, 32), "features.10"),
-                                                   (CAMNet(), (1, 28, 56), "features.10")], ids=["TinyCNN", "SimpleCNN", "CAMNet"])
-def test_own_networks(network, shape, layer):
-    net = network.build(shape, 10).eval()
-    with Probe(net) as p: assert p.last_grid(torch.zeros(1, *shape)) == layer
-    if network == CAMNet():
-        with Probe(net) as p: assert p.survey(torch.zeros(1, *shape)).end == "features.11"
+@pytest.mark.parametrize("name, layer", dict(TinyCNN="features.6", SimpleCNN="features.10", CAMNet="features.10").items())
+def test_own_networks(name, layer):
+    net, x = network(name)
+    with Probe(net) as p: assert p.last_grid(x) == layer
+    if name == "CAMNet":
+        with Probe(net) as p: assert p.survey(x).end == "features.11"
 
 @pytest.mark.parametrize("name, layer", dict(conv="g", norm="g", inplace="g", softplus="g", functional="b", reused="b", residual="stem",
                                              tokens="patch").items())

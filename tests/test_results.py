@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT/"results"
-MADE_BY = {"tour.json": "tour", "imports.json": "imports", "attribution_speed.csv": "attribution", "training.json": "training", "rules_speed.csv": "rules",
+MADE_BY = {"tour.json": "tour", "imports.json": "imports", "attribution_speed.csv": "attribution", "training.json": "training", "rules_speed.csv": "rules", "equal_error.csv": "equal_error",
            "oracle.csv": "oracle"}
 SPOKEN = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|MB|GB|%)(?!\w)")
 
@@ -71,6 +71,25 @@ def test_attribution_rows_add_up():
         assert float(r["ratio_low"]) <= float(r["ratio"]) <= float(r["ratio_high"])
         assert abs(float(r["captum_ms"]) / float(r["whitebox_ms"]) / float(r["ratio"]) - 1) < .25
         assert bool(r["gate"]) == (r["layout"] == "same") == bool(r["holds"])
+
+def test_verdicts_on_errors_are_those_of_their_figures():
+    rows = held("equal_error.csv")
+    assert len({r["network"] for r in rows}) == 2 and len({r["contest"] for r in rows}) == 7
+    for r in rows:
+        if r["factor_low"]: assert 0 < float(r["factor_low"]) <= float(r["factor"]) <= float(r["factor_high"])
+        for value, gate, holds in ("factor", "gate", "holds"), ("time_factor", "time_gate", "time_holds"):
+            if r[gate] and int(r["images"]) >= 6: assert (r[holds] == "yes") == (float(r[value]) >= float(r[gate]))
+
+def test_the_page_of_measurements_says_what_the_files_hold():
+    "Each cell, run again, gives the text that is stored"
+    from execnb.shell import CaptureShell
+    path = ROOT/"nbs"/"reproductions"/"methods_measured.ipynb"
+    shell = CaptureShell(path.parent)
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code": assert texts(shell.run("".join(cell["source"]))) == texts(cell["outputs"])
+
+def texts(outputs):
+    return ["".join(o.get("text") or o.get("data", {}).get("text/plain") or "") for o in outputs]
 
 @pytest.mark.parametrize("page", ["nbs/index.ipynb"])
 def test_pages_say_what_the_tour_measured(page):

@@ -104,10 +104,12 @@ class Probe:
 
 # %% ../nbs/06_probe.ipynb #a7945631
 def gradient(score: Tensor, z: Tensor) -> Tensor:
-    "d score / d z, zero where the score does not depend on z."
-    if not score.requires_grad: return torch.zeros_like(z)
-    g, = torch.autograd.grad(score, z, torch.ones_like(score), allow_unused=True)
-    return torch.zeros_like(z) if g is None else g.contiguous()
+    "d score / d z; refused where no operation leads from z to the score."
+    g, = torch.autograd.grad(score, z, torch.ones_like(score), allow_unused=True) if score.requires_grad else [None]
+    if g is None:
+        raise UnsupportedModel("No gradient leads from the score back to what is explained: the model works it out where autograd does not follow "
+                               "(no_grad, detach, numpy, a comparison), or without it. Ask for scores alone, as Occlusion() and RISE() do.")
+    return g.contiguous()
 
 def layout_of(model: nn.Module):
     "How the model's convolution weights lie in memory; images laid out alike are faster."

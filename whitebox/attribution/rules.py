@@ -284,7 +284,7 @@ def coverage(
 ) -> Counter:           # how often each operator met its rule
     "Which operators a method's rules replace in a model."
     check_model(model)
-    x = image_batch(x)
-    model_accepts(model, x)
-    with Probe(model) as p, p.rules(method.rules()) as met: p.grad(x[:1], aim(None, 1))
+    one = image_batch(x)[:1].detach().requires_grad_()
+    model_accepts(model, one)
+    with Probe(model) as p, p.rules(method.rules()) as met, torch.enable_grad(): p.score(one, aim(None, 1))
     return met.seen

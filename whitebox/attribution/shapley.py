@@ -80,7 +80,7 @@ class ShapleySampling(Shapley):
     seed: int = 0                  # of the orders
     together = 2                   # orders to a draw
     def check(self):
-        if self.samples < 1: raise BadValue(f"ShapleySampling.samples is {self.samples}; it must be at least 1. Give 16.")
+        if self.samples < 1: raise BadValue(f"{type(self).__name__}.samples is {self.samples}; it must be at least 1. Give 16.")
     def evaluations(self, K): return self.together * self.samples * (K - 1) + 2
     def drawn(self, v, K: int) -> Tensor:
         "The mean contributions of each draw, [samples,K]."
@@ -109,7 +109,7 @@ class KernelSHAP(Shapley):
     together = 2                   # coalitions to a draw
     def check(self):
         if self.samples is not None and self.samples < 2:
-            raise BadValue(f"KernelSHAP.samples is {self.samples}; it must be at least 2. Give 16 for each part or more.")
+            raise BadValue(f"{type(self).__name__}.samples is {self.samples}; it must be at least 2. Give 16 for each part or more.")
     def evaluations(self, K): return 2 + min(2 ** K - 2, (self.samples or 2 * K + 2048) // self.together * self.together)
     def drawn(self, K: int):
         "Coalitions [S,K] but the empty and the whole one, and their weights [S]."
