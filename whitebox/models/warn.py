@@ -91,7 +91,7 @@ def overlap_as_part1(masks: Tensor) -> Tensor:
 # %% ../../nbs/16_warn.ipynb #a16d0014
 class WideAttention(nn.Module):
     "Three groups of blocks, attention after each, and a linear layer; gates mix what the four say."
-    def __init__(self, channels: int, classes: int, network: "WARN"):
+    def __init__(self, channels: int, classes: int, network):
         super().__init__()
         widths, self.as_part1 = [16 * network.width * 2 ** i for i in range(3)], network.as_part1
         cost, norm = (overlap_as_part1, nn.BatchNorm1d(4)) if self.as_part1 else (overlap, nn.Identity())
