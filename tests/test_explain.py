@@ -169,7 +169,7 @@ from whitebox.attribution import Gradient, Sobel
 from whitebox.explain import explain
 from whitebox.models import tiny_digits
 print("begun", flush=True)
-explain(tiny_digits(), sys.argv[1], [Gradient(), Sobel()], sys.argv[2], progress=lambda rows: (print("done", flush=True), time.sleep(.2)))"""
+explain(tiny_digits(), sys.argv[1], [Gradient(), Sobel()], sys.argv[2], progress=lambda rows: (print("done", flush=True), time.sleep(60)))"""
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
